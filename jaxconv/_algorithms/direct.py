@@ -1,0 +1,196 @@
+"""`direct`: `lax.conv_general_dilated` for the output, and its two transposes written out.
+
+With input size n, window k, stride s, dilation d, padding (low, high), extent e = d*(k-1) + 1 and
+m outputs per axis, position `i*s + a*d - low` of x meets tap a of w and output i of y. So
+
+    output       correlate x, padded (low, high), with w: step s between windows, d between taps;
+    input_grad   correlate y, its elements s apart, padded (e-1-low, rest), with rot180 w, channels
+                 swapped: the full convolution of y with w, cropped to x;
+    kernel_grad  correlate x, padded (low, rest), with y as the window: taps s, windows d apart.
+
+"rest" is what makes the result's size n or k: the tail of x that no window reaches counts for
+nothing. The forms of the two gradients are those that XLA's GPU backend recognises for cuDNN.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from .._form import PROJECTIONS, Form, Problem
+from ..geometry import Pairs
+from ._algorithm import Algorithm
+
+
+def output(problem: Problem, x: Array, w: Array) -> Array:
+    """y[n, o, s] = sum_{i, a} x[n, i, s*stride + a*dilation - low] w[o, i, a]."""
+    geometry = problem.form.geometry
+    dims = _dimension_numbers(problem.form)
+    return _convolve(
+        problem,
+        x,
+        w,
+        dims,
+        padding=geometry.padding,
+        window_strides=geometry.stride,
+        rhs_dilation=geometry.dilation,
+        feature_group_count=geometry.groups,
+    )
+
+
+def input_grad(problem: Problem, y: Array, w: Array) -> Array:
+    """x[n, i, t] = sum_{o, s, a: s*stride + a*dilation - low = t} y[n, o, s] w[o, i, a]."""
+    geometry = problem.form.geometry
+    dims = _dimension_numbers(problem.form)
+    padding = []
+    for axis, (low, _) in enumerate(geometry.padding):
+        reach = geometry.extent[axis] - 1
+        dilated = (geometry.output[axis] - 1) * geometry.stride[axis] + 1
+        padding.append((reach - low, geometry.spatial[axis] - dilated + low))
+    return _convolve(
+        problem,
+        y,
+        lax.rev(_swap_channels(problem.form, w), dims.rhs_spec[2:]),
+        lax.ConvDimensionNumbers(dims.out_spec, _transposed(dims.rhs_spec), dims.lhs_spec),
+        padding=tuple(padding),
+        lhs_dilation=geometry.stride,
+        rhs_dilation=geometry.dilation,
+        feature_group_count=geometry.groups,
+    )
+
+
+def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
+    """w[o, i, a] = sum_{n, s} x[n, i, s*stride + a*dilation - low] y[n, o, s]."""
+    geometry = problem.form.geometry
+    dims = _dimension_numbers(problem.form)
+    padding = []
+    for axis, (low, _) in enumerate(geometry.padding):
+        read = (geometry.output[axis] - 1) * geometry.stride[axis] + geometry.extent[axis]
+        padding.append((low, read - geometry.spatial[axis] - low))
+    specs = (_transposed(dims.lhs_spec), _transposed(dims.out_spec), _transposed(dims.rhs_spec))
+    return _convolve(
+        problem,
+        x,
+        y,
+        lax.ConvDimensionNumbers(*specs),
+        padding=tuple(padding),
+        window_strides=geometry.dilation,
+        rhs_dilation=geometry.stride,
+        batch_group_count=geometry.groups,
+    )
+
+
+ALGORITHM = Algorithm(
+    "direct", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}
+)
+
+
+def _dimension_numbers(form: Form) -> lax.ConvDimensionNumbers:
+    layout = form.layout
+    spatial = tuple(
+        range(1, layout.rank + 1) if layout.channels_last else range(2, layout.rank + 2)
+    )
+    window = tuple(range(layout.rank) if layout.channels_last else range(2, layout.rank + 2))
+    image = (0, layout.channel_axis, *spatial)
+    return lax.ConvDimensionNumbers(image, (*layout.kernel_axes, *window), image)
+
+
+def _transposed(spec: Sequence[int]) -> tuple[int, ...]:
+    """Batch and channels, or output and input channels, exchanged."""
+    return (spec[1], spec[0], *spec[2:])
+
+
+def _swap_channels(form: Form, w: Array) -> Array:
+    """(groups * o, i) becomes (o, groups * i), as the input gradient reads the kernel.
+
+    The groups move from the output channels to the front of the input channels, axes stay.
+    """
+    groups = form.geometry.groups
+    if groups == 1:
+        return w
+    out_axis, in_axis = form.layout.kernel_axes
+    shape = list(w.shape)
+    shape[out_axis] //= groups
+    split = w.reshape(*w.shape[:out_axis], groups, shape[out_axis], *w.shape[out_axis + 1 :])
+    shape[in_axis] *= groups
+    return jnp.moveaxis(split, out_axis, in_axis).reshape(shape)
+
+
+def _convolve(
+    problem: Problem,
+    lhs: Array,
+    rhs: Array,
+    dims: lax.ConvDimensionNumbers,
+    *,
+    padding: Pairs,
+    window_strides: tuple[int, ...] | None = None,
+    lhs_dilation: tuple[int, ...] = (),
+    rhs_dilation: tuple[int, ...],
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+) -> Array:
+    """`lax.conv_general_dilated` in the dtypes of the form and without negative padding."""
+    form = problem.form
+    ones = (1,) * form.geometry.rank
+    lhs_dilation = lhs_dilation or ones
+    result_dtype = form.dtype(PROJECTIONS[problem.projection][2])
+    compute, accumulate = _dtypes(problem)
+    cropped = _crop(lhs, dims.lhs_spec[2:], padding, lhs_dilation)
+    if cropped is None:
+        shape = form.result_shape(problem.projection, *problem.shapes)
+        return jnp.zeros(shape, result_dtype)
+    lhs, padding = cropped
+    result = lax.conv_general_dilated(
+        lhs.astype(compute),
+        rhs.astype(compute),
+        window_strides=window_strides or ones,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dims,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=form.precision,
+        preferred_element_type=accumulate,
+    )
+    return result.astype(result_dtype)
+
+
+_HALF = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
+
+
+def _dtypes(problem: Problem) -> tuple[np.dtype, np.dtype]:
+    """Dtypes of the operands and of the sum, wide enough for all three arrays.
+
+    Half precision is summed in float32 and rounded once: GPU and TPU do so by themselves and are
+    fastest on the narrow operands; XLA:CPU is given float32.
+    """
+    a, b, result = (problem.form.dtype(array) for array in PROJECTIONS[problem.projection])
+    operands = jnp.promote_types(a, b)
+    if operands in _HALF and result in (operands, np.float32) and problem.platform != "cpu":
+        return operands, np.dtype(result)
+    wide = jnp.promote_types(operands, result)
+    wide = np.dtype(np.float32) if wide in _HALF else wide
+    return wide, wide
+
+
+def _crop(
+    lhs: Array, axes: Sequence[int], padding: Pairs, dilation: Sequence[int]
+) -> tuple[Array, Pairs] | None:
+    """Negative padding cut off beforehand: XLA:CPU may read out of bounds (openxla/xla#48713).
+
+    Of a dilated input, whole elements are cut and the rest of the gap is padded again. None where
+    nothing is left: the windows then see padding only, and the result is zero.
+    """
+    starts, stops, pairs = [0] * lhs.ndim, list(lhs.shape), []
+    for axis, (low, high), step in zip(axes, padding, dilation, strict=True):
+        cut_low, cut_high = (max(0, math.ceil(-side / step)) for side in (low, high))
+        if cut_low + cut_high >= lhs.shape[axis]:
+            return None
+        starts[axis], stops[axis] = cut_low, lhs.shape[axis] - cut_high
+        pairs.append((low + cut_low * step, high + cut_high * step))
+    if any(starts) or stops != list(lhs.shape):
+        lhs = lax.slice(lhs, starts, stops)
+    return lhs, tuple(pairs)

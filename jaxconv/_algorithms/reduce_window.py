@@ -1,0 +1,185 @@
+"""`reduce_window`: the pools' plain form, on images `(n, *spatial, c)`.
+
+Values come from `lax.reduce_window`. A max-pool's derivative needs to know which element won:
+`window_argmax` gives its flat position in the unpadded plane, -1 where a window holds no element
+of x. Then `pick` gathers there (the derivative forwards) and `place` scatters there (the notes'
+up(), the derivative backwards): each the other's transpose, both linear, for any window at all.
+"""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from .._form import PoolForm, Problem
+from ..geometry import Geometry
+from ._algorithm import Algorithm
+
+#: Longest window whose taps are written out one by one; longer ones loop, to keep compiling short.
+MAX_UNROLLED = 16
+
+
+def window_max(problem: Problem, x: Array) -> Array:
+    """y[s] = max_a x[s*stride + a*dilation - low]; NaN wins, padding never does."""
+    return _reduce(problem.form, x, lowest(x.dtype), lax.max)
+
+
+def window_sum(problem: Problem, x: Array) -> Array:
+    """y[s] = sum_a x[s*stride + a*dilation - low], summed in float32 for half precision."""
+    result_dtype = problem.form.dtypes[1]
+    wide = x.astype(_accumulator(result_dtype))
+    return _reduce(problem.form, wide, np.zeros((), wide.dtype), lax.add).astype(result_dtype)
+
+
+def window_spread(problem: Problem, y: Array) -> Array:
+    """x[t] = sum_{s, a: s*stride + a*dilation - low = t} y[s]: the transpose of `window_sum`.
+
+    The elements of y are set `stride` apart by an explicit pad: XLA's own base dilation in
+    reduce_window has been wrong on large arrays (openxla/xla#48714).
+    """
+    geometry = problem.form.geometry
+    result_dtype = problem.form.dtypes[0]
+    wide = y.astype(_accumulator(result_dtype))
+    config = [(0, 0, 0)]
+    for axis, (low, _) in enumerate(geometry.padding):
+        reach, s = geometry.extent[axis] - 1, geometry.stride[axis]
+        dilated = (geometry.output[axis] - 1) * s + 1
+        config.append((reach - low, geometry.spatial[axis] - dilated + low, s - 1))
+    zero = np.zeros((), wide.dtype)
+    padded = lax.pad(wide, zero, [*config, (0, 0, 0)])
+    ones = (1,) * padded.ndim
+    summed = lax.reduce_window(
+        padded,
+        zero,
+        lax.add,
+        (1, *geometry.window, 1),
+        ones,
+        "VALID",
+        None,
+        (1, *geometry.dilation, 1),
+    )
+    return summed.astype(result_dtype)
+
+
+def window_argmax(problem: Problem, x: Array) -> Array:
+    """Flat position of each window's first greatest element in row-major order, NaN the greatest.
+
+    Axis after axis, last one first: the winner of each row of a window, then the first of the rows
+    whose winner is the greatest. That is the first in row-major order, in `sum(k)` steps, not
+    `prod(k)`. A candidate must be strictly greater than the best so far, so ties keep the first.
+    """
+    geometry = problem.form.geometry
+    best = x
+    plane = np.arange(math.prod(geometry.spatial), dtype=np.int32)
+    where = jnp.broadcast_to(plane.reshape(1, *geometry.spatial, 1), x.shape)
+    for axis in reversed(range(geometry.rank)):
+        best, where = _axis_winner(geometry, axis, best, where)
+    return where
+
+
+def _axis_winner(geometry: Geometry, axis: int, value: Array, where: Array) -> tuple[Array, Array]:
+    """Reduce one spatial axis of (value, flat position) pairs to its windows' winners."""
+    low, _ = geometry.padding[axis]
+    s, d, k = geometry.stride[axis], geometry.dilation[axis], geometry.window[axis]
+    outputs = geometry.output[axis]
+    # Pad (or crop) to exactly what the windows read; padding is at position -1 and always loses.
+    high = (outputs - 1) * s + geometry.extent[axis] - geometry.spatial[axis] - low
+    config = [(low, high, 0) if at == axis + 1 else (0, 0, 0) for at in range(value.ndim)]
+    value = lax.pad(value, lowest(value.dtype), config)
+    where = lax.pad(where, np.int32(-1), config)
+
+    length = (outputs - 1) * s + 1
+
+    def taken(array: Array, a: Any) -> Array:
+        cut = lax.dynamic_slice_in_dim(array, a * d, length, axis + 1)
+        return lax.slice_in_dim(cut, 0, length, s, axis + 1)
+
+    def tap(a: Any) -> tuple[Array, Array]:
+        return taken(value, a), taken(where, a)
+
+    def step(a: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        return _better(tap(a), best)
+
+    best = tap(0)
+    if k > MAX_UNROLLED:
+        return lax.fori_loop(1, k, step, best)
+    for a in range(1, k):
+        best = step(a, best)
+    return best
+
+
+def _better(new: tuple[Array, Array], best: tuple[Array, Array]) -> tuple[Array, Array]:
+    (value, at), (best_value, best_at) = new, best
+    above = (value > best_value) | ((value != value) & (best_value == best_value))
+    wins = (at >= 0) & (above | (best_at < 0))
+    return jnp.where(wins, value, best_value), jnp.where(wins, at, best_at)
+
+
+def pick(problem: Problem, x: Array, index: Array) -> Array:
+    """y[s] = x[index[s]], 0 where the index is -1."""
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
+    flat_index = index.reshape(index.shape[0], -1, index.shape[-1])
+    taken = jnp.take_along_axis(flat, jnp.maximum(flat_index, 0), axis=1)
+    zero = np.zeros((), x.dtype)
+    return jnp.where(flat_index >= 0, taken, zero).reshape(index.shape)
+
+
+def place(problem: Problem, y: Array, index: Array) -> Array:
+    """x[t] = sum_{s: index[s] = t} y[s]: the transpose of `pick`."""
+    form = problem.form
+    n, c, plane = y.shape[0], y.shape[-1], math.prod(form.geometry.spatial)
+    flat_index = index.reshape(n, -1, c)
+    images = jnp.arange(n, dtype=np.int32).reshape(n, 1, 1)  # n may be symbolic
+    channels = np.arange(c, dtype=np.int32).reshape(1, 1, c)
+    wide = y.reshape(n, -1, c).astype(_accumulator(y.dtype))
+    nowhere = jnp.where(flat_index < 0, plane, flat_index)
+    zeros = jnp.zeros((n, plane, c), wide.dtype)
+    summed = zeros.at[images, nowhere, channels].add(wide, mode="drop")
+    return summed.astype(y.dtype).reshape(form.input_shape(y.shape))
+
+
+ALGORITHM = Algorithm(
+    "reduce_window",
+    {
+        "window_max": window_max,
+        "window_argmax": window_argmax,
+        "window_sum": window_sum,
+        "window_spread": window_spread,
+        "pick": pick,
+        "place": place,
+    },
+)
+
+
+def lowest(dtype: np.dtype) -> np.ndarray:
+    """What loses to every element: minus infinity, or an integer type's limit."""
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return np.asarray(-np.inf, dtype)
+    return np.asarray(jnp.iinfo(dtype).min, dtype)
+
+
+def _accumulator(dtype: np.dtype) -> np.dtype:
+    half = dtype in (np.dtype(jnp.bfloat16), np.dtype(np.float16))
+    return np.dtype(np.float32) if half else np.dtype(dtype)
+
+
+def _reduce(form: PoolForm, x: Array, init: np.ndarray, monoid) -> Array:
+    """`lax.reduce_window` over the spatial axes, negative padding cropped first."""
+    geometry = form.geometry
+    crop = [
+        (0, 0, 0),
+        *((min(low, 0), min(high, 0), 0) for low, high in geometry.padding),
+        (0, 0, 0),
+    ]
+    padding = [(0, 0), *((max(low, 0), max(high, 0)) for low, high in geometry.padding), (0, 0)]
+    return lax.reduce_window(
+        lax.pad(x, init, crop),
+        init,
+        monoid,
+        (1, *geometry.window, 1),
+        (1, *geometry.stride, 1),
+        padding,
+        window_dilation=(1, *geometry.dilation, 1),
+    )

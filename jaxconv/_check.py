@@ -1,0 +1,117 @@
+"""Checks of single arguments: each names the argument, what came and what is needed.
+
+Nothing here knows about convolution: shapes are compared in `geometry` and at the doors
+(`_conv`, `_pool`, `_signal`). Nothing here touches jax, so that `geometry` can use it.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+Pairs = tuple[tuple[int, int], ...]
+
+PADDING_NAMES = ("valid", "same", "same_lower", "full", "causal")
+
+
+def integer(name: str, value: Any, least: int | None = None) -> int:
+    """`value` as a Python int, at least `least`; a bool, a float or a tracer is a TypeError."""
+    if type(value) is not int:
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(
+                f"{name} must be a Python int known before tracing; got {describe(value)}"
+            ) from None
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}; got {value}")
+    return value
+
+
+def sequence(name: str, value: Any, needed: str) -> tuple[Any, ...]:
+    """`value` as a tuple; anything that is no finite sequence is a TypeError."""
+    if isinstance(value, (str, bytes, dict, set, frozenset)) or not hasattr(value, "__len__"):
+        raise TypeError(f"{name} must be {needed}; got {describe(value)}")
+    try:
+        return tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {needed}; got {describe(value)}") from None
+
+
+def per_axis(name: str, value: Any, rank: int, least: int | None = None) -> tuple[int, ...]:
+    """An int for every spatial axis, or one int per axis, as a tuple of `rank` ints."""
+    if isinstance(value, int) or not hasattr(value, "__len__"):
+        return (integer(name, value, least),) * rank
+    needed = f"an int or a sequence of {rank} int(s), one per spatial axis"
+    items = sequence(name, value, needed)
+    if len(items) != rank:
+        raise ValueError(f"{name} must be {needed}; got {value!r} of length {len(items)}")
+    return tuple(integer(f"{name}[{axis}]", item, least) for axis, item in enumerate(items))
+
+
+def sizes(name: str, value: Any, least: int = 0) -> tuple[int, ...]:
+    """A sequence of one to three ints, whose length is the spatial rank."""
+    needed = "a sequence of 1 to 3 ints, one per spatial axis"
+    items = sequence(name, value, needed)
+    if not 1 <= len(items) <= 3:
+        raise ValueError(f"{name} must be {needed}; got {value!r} of length {len(items)}")
+    return tuple(integer(f"{name}[{axis}]", item, least) for axis, item in enumerate(items))
+
+
+def padding(name: str, value: Any, rank: int) -> str | Pairs:
+    """A padding in its normal form: a lower-case name, or one (low, high) pair per axis."""
+    if type(value) is int:
+        return ((value, value),) * rank
+    if isinstance(value, str):
+        return choice(name, value.lower(), PADDING_NAMES)
+    if not hasattr(value, "__len__"):
+        both = integer(name, value)
+        return ((both, both),) * rank
+    needed = (
+        f"an int, {rank} int(s), {rank} (low, high) pair(s), or one of {', '.join(PADDING_NAMES)}"
+    )
+    items = sequence(name, value, needed)
+    if len(items) != rank:
+        hint = ""
+        if rank == 1 and len(items) == 2:
+            hint = "; for one axis a (low, high) pair is written ((low, high),)"
+        raise ValueError(
+            f"{name} must be {needed}; got {value!r} of length {len(items)} "
+            f"for {rank} spatial axes{hint}"
+        )
+    if not any(hasattr(item, "__len__") for item in items):
+        return tuple((both, both) for both in per_axis(name, items, rank))
+    return tuple(_pair(f"{name}[{axis}]", item) for axis, item in enumerate(items))
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    items = sequence(name, value, "a (low, high) pair like the other axes")
+    if len(items) != 2:
+        raise ValueError(f"{name} must be a (low, high) pair; got {value!r}")
+    return integer(f"{name}[0]", items[0]), integer(f"{name}[1]", items[1])
+
+
+def choice(name: str, value: Any, options: Sequence[str]) -> str:
+    """`value` if it is one of `options`."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(options)}; got {describe(value)}")
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` if it is a bool; 0, 1 and strings are not."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False; got {describe(value)}")
+    return value
+
+
+def describe(value: Any) -> str:
+    """What came, short: type, and shape for arrays, else the value itself."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

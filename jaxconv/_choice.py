@@ -1,0 +1,81 @@
+"""Which algorithm computes which problem: one table, read from the top, the first row that fits.
+
+A choice depends on the static `Problem` alone (shapes, dtypes, geometry, platform), so the same
+call always takes the same algorithm. Each row says why it stands there. A row must only name an
+algorithm where it is at least as exact as `direct` within the documented bound, and faster as
+measured by `experiments/`; the last rows hold for everything, on every platform.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ._algorithms import REGISTER, Algorithm
+from ._form import PROJECTIONS, Problem
+
+
+class Row(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+        algorithm: the name in the register.
+        fits: whether the row is about this problem.
+        reason: why the algorithm is taken, in words a user can check.
+    """
+
+    algorithm: str
+    fits: Callable[[Problem], bool]
+    reason: str
+
+
+def _is_convolution(problem: Problem) -> bool:
+    return problem.projection in PROJECTIONS
+
+
+def _is_anything(problem: Problem) -> bool:
+    return True
+
+
+TABLE: tuple[Row, ...] = (
+    Row("direct", _is_convolution, "XLA's own convolution; nothing faster is registered for it"),
+    Row("reduce_window", _is_anything, "XLA's own window reduction; nothing faster is registered"),
+)
+
+
+def choose(problem: Problem) -> tuple[Algorithm, str]:
+    """The algorithm for a problem, and the reason.
+
+    A name that the caller asked for is taken for every projection it has and does not refuse; the
+    projections it lacks are the table's to choose.
+    """
+    asked = getattr(problem.form, "algorithm", "auto")
+    if asked != "auto" and _can(REGISTER[asked], problem):
+        return REGISTER[asked], "asked for"
+    for row in TABLE:
+        if row.fits(problem) and _can(REGISTER[row.algorithm], problem):
+            return REGISTER[row.algorithm], row.reason
+    raise LookupError(f"no row of the table fits {problem}")
+
+
+def check_asked(algorithm: str, problem: Problem) -> None:
+    """A name asked for must be registered and able to do the projection asked for.
+
+    Raises:
+        ValueError: saying which names there are, or why this one cannot.
+    """
+    names = [name for name, entry in REGISTER.items() if "output" in entry.maps]
+    if algorithm == "auto":
+        return
+    if algorithm not in names:
+        raise ValueError(
+            f"algorithm must be one of {', '.join(['auto', *names])}; got {algorithm!r}"
+        )
+    entry = REGISTER[algorithm]
+    reason = entry.refuses(problem) if problem.projection in entry.maps else "it has no such map"
+    if reason:
+        raise ValueError(
+            f"algorithm {algorithm!r} cannot compute this {problem.projection}: {reason}"
+        )
+
+
+def _can(algorithm: Algorithm, problem: Problem) -> bool:
+    return problem.projection in algorithm.maps and not algorithm.refuses(problem)

@@ -1,0 +1,49 @@
+"""What jax's types say about device meshes: all that the core knows of `shard_map` and sharding.
+
+Inside `jax.shard_map` a type tells along which mesh axes a value varies. Operands of one operation
+must agree, and a cast that makes a shared value vary is what turns, transposed, into the sum of its
+gradients over the devices: without it a kernel's gradient would silently be one device's alone.
+With explicit axes a type also tells how an array is sharded; only batches are kept sharded here.
+"""
+
+from typing import Any
+
+import jax
+from jax import Array, lax
+from jax.core import ShapedArray
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def _varying(aval: Any) -> frozenset[Any]:
+    """The manual mesh axes a type varies along; jax has renamed the attribute over time."""
+    manual = getattr(aval, "manual_axis_type", None)
+    return getattr(aval, "vma", frozenset()) if manual is None else manual.varying
+
+
+def vary_together(*operands: Array) -> tuple[Array, ...]:
+    """The operands, each cast to vary along every mesh axis that any of them varies along."""
+    varying = [_varying(jax.typeof(operand)) for operand in operands]
+    together = frozenset[Any]().union(*varying)
+    return tuple(
+        lax.pcast(operand, tuple(together - own), to="varying") if together - own else operand
+        for operand, own in zip(operands, varying, strict=True)
+    )
+
+
+def result_type(operand: ShapedArray, shape: Any, dtype: Any, batched: bool) -> ShapedArray:
+    """The type of a result that varies as `operand` does.
+
+    Of an explicit sharding it keeps that of the first axis if `batched`, and nothing else: what the
+    devices hold beyond that is the compiler's to choose.
+    """
+    mesh = operand.sharding.mesh
+    if mesh.empty:
+        return operand.update(shape=shape, dtype=dtype, weak_type=False)
+    kept = operand.sharding.spec[:1] if batched else ()
+    sharding = NamedSharding(mesh, PartitionSpec(*kept, *(None,) * (len(shape) - len(kept))))
+    return operand.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
+
+
+def plain_type(aval: Any) -> ShapedArray:
+    """Shape and dtype alone, for lowering, where the mesh has been dealt with."""
+    return ShapedArray(aval.shape, aval.dtype)

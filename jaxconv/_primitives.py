@@ -1,0 +1,271 @@
+"""The core: the maps of the two forms as JAX primitives, with derivatives and batching rules.
+
+Convolution: `output`, `input_grad`, `kernel_grad`, the three projections of the trilinear form (see
+`_form`). Each is bilinear and the transpose of each other in the argument they do not share, so
+every derivative of any order, forward or reverse, is again one of the three. A mapped axis folds
+into an axis that is there already: which one, says the set of the form's arrays that carry it:
+
+    x, y     (the kernel is shared)     batch             n
+    w, y     (the image is shared)      output channels   o
+    x, w     (the output is shared)     input channels    i
+    x, w, y                             groups            g
+
+Pools: `window_sum` and `window_spread` are linear and each other's transposes, `pick` and `place`
+too, in their first argument; `window_max` has the derivative `pick(t, window_argmax(x))`.
+Here a mapped axis always joins the batch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from . import _mesh
+from ._algorithms.reduce_window import lowest
+from ._choice import choose
+from ._form import PROJECTIONS, Form, PoolForm, Problem, Shape
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: bool) -> Primitive:
+    """A primitive whose result has the shape and dtype `result(form, *operand_shapes)`, computed on
+    each platform by the algorithm that the table chooses for it. `batched`: the result's first axis
+    is the first operand's batch."""
+    primitive = Primitive(f"jaxconv_{name}")
+
+    def abstract(*operands, form):
+        shape, dtype = result(form, *(operand.shape for operand in operands))
+        return _mesh.result_type(operands[0], shape, dtype, batched)
+
+    def compute(*operands, form, platform):
+        shapes = tuple(operand.shape for operand in operands)
+        shape, dtype = result(form, *shapes)
+        if 0 in shape or any(0 in operand for operand in shapes):
+            return jnp.full(shape, _value_of_nothing(name, dtype), dtype)
+        problem = Problem(name, form, shapes, platform)
+        return choose(problem)[0].maps[name](problem, *operands)
+
+    def eager(*operands, form):
+        # Reached where nothing is compiled: jax.disable_jit(), or bind() on plain arrays.
+        platform = jax.default_backend()
+        return compute(*operands, form=form, platform="cuda" if platform == "gpu" else platform)
+
+    primitive.def_abstract_eval(abstract)
+    primitive.def_impl(eager)
+    for platform in PLATFORMS:
+        rule = _lowering(functools.partial(compute, platform=platform))
+        mlir.register_lowering(primitive, rule, platform=platform)
+    mlir.register_lowering(primitive, _lowering(functools.partial(compute, platform="other")))
+    return primitive
+
+
+def _lowering(compute: Callable[..., Any]) -> Any:
+    rule = mlir.lower_fun(compute, multiple_results=False)
+
+    def lower(ctx, *operands, form):
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            plain = ctx.replace(avals_in=[_mesh.plain_type(aval) for aval in ctx.avals_in])
+            return rule(plain, *operands, form=form)
+
+    return lower
+
+
+def bind(primitive: Primitive, *operands: Any, form: Form | PoolForm) -> jax.Array:
+    """Apply a primitive; the operands are made to vary along the same mesh axes first."""
+    return primitive.bind(*_mesh.vary_together(*operands), form=form)
+
+
+def _value_of_nothing(name: str, dtype: Any) -> Any:
+    """What a map gives where it has nothing to read: an empty sum, maximum or position."""
+    return {"window_max": lowest(dtype), "window_argmax": -1}.get(name, 0)
+
+
+# The convolution form.
+
+
+def _projection(name: str) -> Primitive:
+    def result(form: Form, a: Shape, b: Shape):
+        return form.result_shape(name, a, b), form.dtype(PROJECTIONS[name][2])
+
+    return _primitive(name, result, batched=name != "kernel_grad")
+
+
+output_p = _projection("output")
+input_grad_p = _projection("input_grad")
+kernel_grad_p = _projection("kernel_grad")
+
+_BY_OPERANDS = {
+    frozenset("xw"): output_p,
+    frozenset("yw"): input_grad_p,
+    frozenset("xy"): kernel_grad_p,
+}
+
+
+def _transpose_in(left_out: str, arrays: tuple[str, str, str]):
+    """The rule that transposes (a, b) -> result in one operand: project (result, other operand)."""
+    a, b, result = arrays
+    other = b if left_out == a else a
+
+    def rule(cotangent, a_value, b_value, *, form):
+        values = {result: cotangent, other: b_value if other == b else a_value}
+        first, second = (array for array in ("x", "y", "w") if array in values)
+        primitive = _BY_OPERANDS[frozenset(values)]
+        return bind(primitive, values[first], values[second], form=form)
+
+    return rule
+
+
+#: For each set of arrays that carry a mapped axis, the index of the form that takes it up.
+_FOLD = {
+    frozenset("xy"): "n",
+    frozenset("wy"): "o",
+    frozenset("xw"): "i",
+    frozenset("xwy"): "g",
+}
+
+
+def _fold_place(form: Form, array: str, index: str) -> tuple[int, int]:
+    """`(axis, blocks)`: where `index` lives in `array`, and how many blocks of that axis stay
+    outside of a folded axis. Channels of images and output channels of kernels are grouped."""
+    layout, groups = form.layout, form.geometry.groups
+    if index == "n":
+        return 0, 1
+    if array == "w":
+        out_axis, in_axis = layout.kernel_axes
+        return {"o": (out_axis, groups), "i": (in_axis, 1), "g": (out_axis, 1)}[index]
+    return layout.channel_axis, 1 if index == "g" else groups
+
+
+def _fold(value: jax.Array, mapped: int, axis: int, blocks: int) -> jax.Array:
+    """Merge a mapped axis into `axis` of the rest, inside of the outermost `blocks`."""
+    value = jnp.moveaxis(value, mapped, 0)
+    size, rest = value.shape[0], value.shape[1:]
+    split = (*rest[:axis], blocks, rest[axis] // blocks, *rest[axis + 1 :])
+    moved = jnp.moveaxis(value.reshape(size, *split), 0, axis + 1)
+    return moved.reshape(*rest[:axis], size * rest[axis], *rest[axis + 1 :])
+
+
+def _unfold(value: jax.Array, size: int, axis: int, blocks: int) -> jax.Array:
+    """The inverse of `_fold`, the mapped axis first."""
+    shape = value.shape
+    inner = shape[axis] // (size * blocks)
+    split = value.reshape(*shape[:axis], blocks, size, inner, *shape[axis + 1 :])
+    moved = jnp.moveaxis(split, axis + 1, 0)
+    return moved.reshape(size, *shape[:axis], blocks * inner, *shape[axis + 1 :])
+
+
+def _batch_projection(primitive: Primitive, arrays: tuple[str, str, str], values, mapped, *, form):
+    operands = list(zip(arrays[:2], values, mapped, strict=True))
+    carriers = {arrays[2], *(array for array, _, axis in operands if axis is not None)}
+    index = _FOLD[frozenset(carriers)]
+    size = next(value.shape[axis] for _, value, axis in operands if axis is not None)
+    if size == 0:
+        shapes = (_without(value.shape, axis) for _, value, axis in operands)
+        shape = form.result_shape(primitive.name.removeprefix("jaxconv_"), *shapes)
+        return jnp.zeros((0, *shape), form.dtype(arrays[2])), 0
+    folded = [
+        value if axis is None else _fold(value, axis, *_fold_place(form, array, index))
+        for array, value, axis in operands
+    ]
+    wider = form
+    if index == "g":
+        groups = form.geometry.groups * size
+        wider = dataclasses.replace(
+            form, geometry=dataclasses.replace(form.geometry, groups=groups)
+        )
+    result = primitive.bind(*folded, form=wider)
+    return _unfold(result, size, *_fold_place(form, arrays[2], index)), 0
+
+
+def _without(shape: Shape, axis: int | None) -> Shape:
+    return shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
+
+
+for _p, _name in (
+    (output_p, "output"),
+    (input_grad_p, "input_grad"),
+    (kernel_grad_p, "kernel_grad"),
+):
+    _arrays = PROJECTIONS[_name]
+    ad.defbilinear(_p, *(_transpose_in(array, _arrays) for array in _arrays[:2]))
+    batching.primitive_batchers[_p] = functools.partial(_batch_projection, _p, _arrays)
+
+
+# The window maps of the pools.
+
+
+def _window_map(name: str, result: Callable[..., tuple[Shape, Any]]) -> Primitive:
+    primitive = _primitive(name, result, batched=True)
+    batching.primitive_batchers[primitive] = functools.partial(_batch_window_map, primitive)
+    return primitive
+
+
+def _batch_window_map(primitive: Primitive, values, mapped, *, form):
+    """The mapped axis joins the batch; an operand without it is repeated."""
+    size = next(
+        value.shape[axis] for value, axis in zip(values, mapped, strict=True) if axis is not None
+    )
+    folded = []
+    for value, axis in zip(values, mapped, strict=True):
+        if axis is None:
+            value = jnp.broadcast_to(value[None], (size, *value.shape))
+        else:
+            value = jnp.moveaxis(value, axis, 0)
+        folded.append(value.reshape(size * value.shape[1], *value.shape[2:]))
+    result = primitive.bind(*folded, form=form)
+    per_map = folded[0].shape[0] // size if size else 0
+    return result.reshape(size, per_map, *result.shape[1:]), 0
+
+
+def _down(form: PoolForm, x: Shape, *_: Shape):
+    return form.output_shape(x), form.dtypes[1]
+
+
+def _up(form: PoolForm, y: Shape, *_: Shape):
+    return form.input_shape(y), form.dtypes[0]
+
+
+def _positions(form: PoolForm, x: Shape):
+    return form.output_shape(x), np.dtype(np.int32)
+
+
+window_max_p = _window_map("window_max", _down)
+window_argmax_p = _window_map("window_argmax", _positions)
+window_sum_p = _window_map("window_sum", _down)
+window_spread_p = _window_map("window_spread", _up)
+pick_p = _window_map("pick", _down)
+place_p = _window_map("place", _up)
+
+ad.deflinear2(window_sum_p, lambda y, x, *, form: [bind(window_spread_p, y, form=form)])
+ad.deflinear2(window_spread_p, lambda x, y, *, form: [bind(window_sum_p, x, form=form)])
+
+
+def _linear_in_first(primitive: Primitive, transposed: Primitive) -> None:
+    """`primitive(value, index)` is linear in the value; the index has no derivative."""
+
+    def transpose(cotangent, value, index, *, form):
+        return [bind(transposed, cotangent, index, form=form), None]
+
+    ad.deflinear2(primitive, transpose)
+    # In place of deflinear2's own rule, which would want a tangent for the index as well.
+    ad.defjvp(primitive, lambda t, value, index, *, form: primitive.bind(t, index, form=form), None)
+
+
+_linear_in_first(pick_p, place_p)
+_linear_in_first(place_p, pick_p)
+
+
+def _window_max_tangent(tangent, x, *, form):
+    """dy[s] = dx[winner of window s]; the winner, an integer, has no derivative."""
+    winner = window_argmax_p.bind(jax.lax.stop_gradient(x), form=form)
+    return pick_p.bind(tangent, winner, form=form)
+
+
+ad.defjvp(window_max_p, _window_max_tangent)

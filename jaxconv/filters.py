@@ -1,0 +1,230 @@
+"""Classical kernels as arrays, and `apply` to run them over images.
+
+Signs and normalisation follow `scipy.ndimage`, and all kernels are meant for cross-correlation:
+a derivative's positive tap is the one further along the axis. `first_derivative` alone keeps the
+notes' sign, `[1/2, 0, -1/2]`, which is the same filter for true convolution.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Num
+
+from . import _arrays, _check, _pad
+from ._conv import conv
+from ._layout import Layout
+from ._types import ArrayIn, PerAxis
+
+
+def mean(size: PerAxis) -> Float[Array, "..."]:
+    """The moving average: every entry `1 / prod(size)`. A low-pass filter.
+
+    Args:
+        size: an int for a square 2-D kernel, or a sequence of 1 to 3 ints.
+
+    Returns:
+        An array of shape `size` in JAX's default float dtype, summing to 1.
+
+    Raises:
+        ValueError: a size below 1, or not 1 to 3 of them.
+        TypeError: a size that is no int.
+
+    Source: notes, section 1; `scipy.ndimage.uniform_filter`.
+
+    >>> mean((1, 4)).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
+    """
+    shape = _size(size)
+    return jnp.asarray(np.full(shape, 1 / np.prod(shape)), dtype=float)
+
+
+def gaussian(size: PerAxis, sigma: float | tuple[float, ...]) -> Float[Array, "..."]:
+    """The Gaussian `exp(-(i - c)^2 / (2 sigma^2))`, normalised. A low-pass filter.
+
+    Args:
+        size: an int for a square 2-D kernel, or a sequence of 1 to 3 ints. The centre c of an axis
+            of `n` entries is `(n - 1) / 2`.
+        sigma: standard deviation in pixels, above 0: one, or one per axis.
+
+    Returns:
+        An array of shape `size` in JAX's default float dtype, summing to 1.
+
+    Raises:
+        ValueError: a bad size, or a sigma that is not positive and finite.
+        TypeError: a size that is no int, a sigma that is no number.
+
+    Source: notes, section 1; `scipy.ndimage.gaussian_filter`, with `size = 2*radius + 1`.
+
+    >>> gaussian(5, 1.0).shape
+    (5, 5)
+    """
+    shape = _size(size)
+    kernel = np.ones(())
+    for taps, width in zip(shape, _sigmas(sigma, len(shape)), strict=True):
+        position = np.arange(taps) - (taps - 1) / 2
+        bell = np.exp(-0.5 * (position / width) ** 2)
+        kernel = np.multiply.outer(kernel, bell / bell.sum())
+    return jnp.asarray(kernel, dtype=float)
+
+
+def sobel(axis: int = -1) -> Float[Array, "3 3"]:
+    """The 2-D Sobel kernel: `[-1, 0, 1]` along `axis`, `[1, 2, 1]` along the other one.
+
+    Args:
+        axis: the axis that is differentiated, 0 (or -2) or 1 (or -1).
+
+    Returns:
+        A 3x3 array in JAX's default float dtype. Not normalised: a ramp of slope 1 gives 8.
+
+    Raises:
+        ValueError: an axis that a 2-D image does not have.
+        TypeError: an axis that is no int.
+
+    Source: `scipy.ndimage.sobel`.
+
+    >>> sobel(axis=1).tolist()
+    [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]
+    """
+    if not -2 <= _check.integer("axis", axis) <= 1:
+        raise ValueError(f"axis must be -2, -1, 0 or 1 for a 2-D kernel; got {axis}")
+    kernel = np.outer([1.0, 2.0, 1.0], [-1.0, 0.0, 1.0])
+    return jnp.asarray(kernel if axis % 2 else kernel.T, dtype=float)
+
+
+def laplacian() -> Float[Array, "3 3"]:
+    """The 2-D Laplacian, the sum of the two second derivatives: centre -4, its neighbours 1.
+
+    Returns:
+        A 3x3 array in JAX's default float dtype.
+
+    Source: `scipy.ndimage.laplace`.
+
+    >>> laplacian().tolist()
+    [[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]
+    """
+    return jnp.asarray([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], dtype=float)
+
+
+def first_derivative() -> Float[Array, "3"]:
+    """The central difference `[1/2, 0, -1/2]`, with the notes' sign: a high-pass filter.
+
+    Returns:
+        A 1-D array of 3 in JAX's default float dtype. Convolved (`convolve`) it differentiates;
+        cross-correlated (`apply`, `conv`) it gives minus the derivative.
+
+    Source: notes, section 1.
+
+    >>> first_derivative().tolist()
+    [0.5, 0.0, -0.5]
+    """
+    return jnp.asarray([0.5, 0.0, -0.5], dtype=float)
+
+
+def second_derivative() -> Float[Array, "3"]:
+    """The second difference `[1, -2, 1]`: a high-pass filter.
+
+    Returns:
+        A 1-D array of 3 in JAX's default float dtype.
+
+    Source: notes, section 1.
+
+    >>> second_derivative().tolist()
+    [1.0, -2.0, 1.0]
+    """
+    return jnp.asarray([1.0, -2.0, 1.0], dtype=float)
+
+
+def edge() -> Float[Array, "1 2"]:
+    """The notes' edge kernel `[[1, -1]]`: each pixel minus its right neighbour.
+
+    Returns:
+        A 1x2 array in JAX's default float dtype.
+
+    Source: notes, section 2.
+
+    >>> edge().tolist()
+    [[1.0, -1.0]]
+    """
+    return jnp.asarray([[1.0, -1.0]], dtype=float)
+
+
+def apply(
+    image: Num[ArrayIn, "..."],
+    kernel: Num[ArrayIn, "..."],
+    *,
+    padding_mode: str = "reflect",
+    layout: str | None = None,
+) -> Num[Array, "..."]:
+    """Cross-correlate every channel of an image with one kernel; the size stays.
+
+    `out[c, i] = sum_a image[c, i + a - k // 2] * kernel[a]`: an even window's centre is `k // 2`,
+    as in `scipy.ndimage.correlate`.
+
+    Args:
+        image: `(*spatial)`, `(*batch, c, *spatial)`, or `(*batch, *spatial, c)` channels last. An
+            image of the kernel's rank has no channel axis.
+        kernel: `(*window)`, 1 to 3 axes.
+        padding_mode: what lies outside, as in `conv`: `"reflect"` (the edge pixel is not repeated:
+            `scipy.ndimage`'s `mirror`), `"replicate"` (its `nearest`), `"circular"` (its `wrap`) or
+            `"zeros"`.
+        layout: as in `conv`, for images with channels.
+
+    Returns:
+        An array of the image's shape; dtype promoted from both as in `conv`.
+
+    Raises:
+        ValueError: an image of lower rank than the kernel, or smaller than the padding needs.
+        TypeError: an argument of the wrong type or dtype.
+
+    >>> import jax.numpy as jnp
+    >>> apply(jnp.ones((3, 16, 16)), gaussian(5, 1.0)).shape
+    (3, 16, 16)
+    """
+    image, kernel = _arrays.array("image", image), _arrays.array("kernel", kernel)
+    rank = kernel.ndim
+    order = Layout.parse(layout, rank, "kernel", kernel.shape)
+    _check.choice("padding_mode", padding_mode, tuple(_pad.MODES))
+    _check.sizes("kernel's shape", kernel.shape, 1)
+    if image.ndim < rank:
+        raise ValueError(
+            f"image must have at least the {rank} axes of kernel {kernel.shape}; got {image.shape}"
+        )
+    return _apply(image, kernel, padding_mode, order.channels_last and image.ndim > rank)
+
+
+@functools.partial(jax.jit, inline=True, static_argnums=(2, 3))
+def _apply(image: Array, kernel: Array, padding_mode: str, channels_last: bool) -> Array:
+    """Each channel is one more batch entry: its plane meets the kernel on its own."""
+    planes = jnp.moveaxis(image, -1, 0) if channels_last else image
+    filtered = conv(
+        jnp.expand_dims(planes, -kernel.ndim - 1),
+        kernel[None, None],
+        padding=tuple((k // 2, k - 1 - k // 2) for k in kernel.shape),
+        padding_mode=padding_mode,
+    ).reshape(planes.shape)
+    return jnp.moveaxis(filtered, 0, -1) if channels_last else filtered
+
+
+def _size(size: Any) -> tuple[int, ...]:
+    if hasattr(size, "__len__"):
+        return _check.sizes("size", size, 1)
+    return (_check.integer("size", size, 1),) * 2
+
+
+def _sigmas(sigma: Any, rank: int) -> tuple[float, ...]:
+    given = (
+        _check.sequence("sigma", sigma, "numbers") if hasattr(sigma, "__len__") else (sigma,) * rank
+    )
+    if len(given) != rank:
+        raise ValueError(f"sigma must be one number or {rank}, one per axis; got {sigma!r}")
+    try:
+        widths = tuple(float(width) for width in given)
+    except (TypeError, ValueError):
+        raise TypeError(f"sigma must be a number; got {_check.describe(sigma)}") from None
+    if not all(0 < width < float("inf") for width in widths):
+        raise ValueError(f"sigma must be positive and finite; got {sigma!r}")
+    return widths

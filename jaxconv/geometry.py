@@ -1,0 +1,470 @@
+"""Sizes, paddings, receptive fields and costs: integers only, no arrays.
+
+Everything about a convolution that is known before a number is looked at. Along one axis, with `n`
+input elements, a window of `k` taps, stride `s`, dilation `d` and padding `(low, high)`, output `i`
+reads the input at `i*s + a*d - low` for `a = 0..k-1`. All else in this file follows from that line.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from . import _check
+from ._check import Pairs
+from ._layout import Layout
+
+Ints = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """The integers that fix a convolution or a pooling: one entry per spatial axis.
+
+    Attributes:
+        spatial: input sizes `n`.
+        window: taps `k`, at least 1.
+        stride: step `s` between windows, at least 1.
+        padding: `(low, high)` elements added before and after; negative ones are cropped.
+        dilation: step `d` between the taps of a window, at least 1.
+        groups: number of blocks the channels are split into.
+    """
+
+    spatial: Ints
+    window: Ints
+    stride: Ints
+    padding: Pairs
+    dilation: Ints
+    groups: int = 1
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.window)
+
+    @functools.cached_property
+    def extent(self) -> Ints:
+        """What a dilated window spans: `d*(k-1) + 1`."""
+        return extents(self.window, self.dilation)
+
+    @functools.cached_property
+    def padded(self) -> Ints:
+        """Sizes of the padded input: `n + low + high`."""
+        pairs = zip(self.spatial, self.padding, strict=True)
+        return tuple(n + low + high for n, (low, high) in pairs)
+
+    @functools.cached_property
+    def output(self) -> Ints:
+        """Output sizes: `floor((n + low + high - extent) / s) + 1`."""
+        axes = zip(self.padded, self.extent, self.stride, strict=True)
+        return tuple((n - extent) // s + 1 for n, extent, s in axes)
+
+
+def extents(window: Ints, dilation: Ints) -> Ints:
+    """What dilated windows span: `d*(k-1) + 1` along each axis."""
+    return tuple(d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True))
+
+
+def resolve_padding(
+    padding: str | Pairs, spatial: Ints, window: Ints, stride: Ints, dilation: Ints
+) -> Pairs:
+    """A padding in normal form as `(low, high)` pairs, for a forward convolution or pooling.
+
+    `same` pads `max((ceil(n/s) - 1)*s + extent - n, 0)` in all, the odd one at the high end
+    (`same_lower`: at the low end); `full` pads `extent - 1` on both sides, `causal` on the low one.
+    """
+    if not isinstance(padding, str):
+        return padding
+    axes = zip(spatial, extents(window, dilation), stride, strict=True)
+    return tuple(_named_padding(padding, n, extent, s) for n, extent, s in axes)
+
+
+def _named_padding(name: str, n: int, extent: int, stride: int) -> tuple[int, int]:
+    if name in ("same", "same_lower"):
+        outputs = -(-n // stride)
+        total = max((outputs - 1) * stride + extent - n, 0)
+        less, more = total // 2, total - total // 2
+        return (less, more) if name == "same" else (more, less)
+    reach = extent - 1
+    return {"valid": (0, 0), "full": (reach, reach), "causal": (reach, 0)}[name]
+
+
+def conv_geometry(
+    spatial: Ints,
+    window: Ints,
+    stride: Ints,
+    padding: str | Pairs,
+    dilation: Ints,
+    groups: int = 1,
+    *,
+    source: str = "x",
+) -> Geometry:
+    """The geometry of a forward convolution, its paddings resolved and its windows seen to fit.
+
+    Raises:
+        ValueError: when a dilated window is larger than the padded input.
+    """
+    pairs = resolve_padding(padding, spatial, window, stride, dilation)
+    geometry = Geometry(spatial, window, stride, pairs, dilation, groups)
+    fits = all(e <= n for e, n in zip(geometry.extent, geometry.padded, strict=True))
+    if not fits:
+        raise ValueError(
+            f"window {window} with dilation {dilation} spans {geometry.extent}, which is larger "
+            f"than the padded input {geometry.padded}: {source} has spatial shape {spatial} and "
+            f"padding is {pairs}; a smaller window or dilation, or more padding, is needed"
+        )
+    return geometry
+
+
+def transpose_geometry(
+    outputs: Ints,
+    window: Ints,
+    stride: Ints,
+    padding: str | Pairs,
+    output_padding: Ints,
+    dilation: Ints,
+    groups: int = 1,
+) -> Geometry:
+    """The geometry of the convolution whose adjoint takes `outputs` back to its input.
+
+    `spatial` is the transposed convolution's result, `output` its input. The high padding is
+    lowered by `output_padding`, so that the last window ends on the result's last element.
+
+    Raises:
+        ValueError: when the result would have a negative size, or `output_padding` is not below
+            the larger of stride and dilation.
+    """
+    for axis, (extra, s, d) in enumerate(zip(output_padding, stride, dilation, strict=True)):
+        if extra >= max(s, d):
+            raise ValueError(
+                f"output_padding must be smaller than the larger of stride and dilation; got "
+                f"{extra} on axis {axis}, where stride is {s} and dilation {d}"
+            )
+    if 0 in outputs:
+        raise ValueError(f"y must have at least one element on every spatial axis; got {outputs}")
+    axes = zip(outputs, extents(window, dilation), stride, strict=True)
+    if isinstance(padding, str):
+        pairs = tuple(_named_transpose_padding(padding, m, extent, s) for m, extent, s in axes)
+    else:
+        pairs = padding
+    pairs = tuple(
+        (low, high - extra) for (low, high), extra in zip(pairs, output_padding, strict=True)
+    )
+    spatial = tuple(
+        (m - 1) * s - low - high + extent
+        for m, s, (low, high), extent in zip(
+            outputs, stride, pairs, extents(window, dilation), strict=True
+        )
+    )
+    if min(spatial) < 0:
+        raise ValueError(
+            f"padding removes more than there is: the output would have spatial shape {spatial} "
+            f"for y's {outputs}, window {window}, stride {stride}, dilation {dilation}; "
+            f"a smaller padding is needed"
+        )
+    return Geometry(spatial, window, stride, pairs, dilation, groups)
+
+
+def _named_transpose_padding(name: str, m: int, extent: int, stride: int) -> tuple[int, int]:
+    """`same` crops `extent - stride`, so that the result has `m*stride` elements; where that is
+    negative (the stride exceeds the window) zeros come at the end."""
+    if name in ("same", "same_lower") and extent < stride:
+        return 0, extent - stride
+    return _named_padding(name, m * stride, extent, stride)
+
+
+def pool_geometry(
+    spatial: Ints,
+    window: Ints,
+    stride: Ints,
+    padding: str | Pairs,
+    dilation: Ints,
+    ceil_mode: bool,
+) -> tuple[Geometry, Pairs]:
+    """The geometry of a pooling, and its padding before the overhang of `ceil_mode`.
+
+    In ceil mode the last window may reach beyond the padding, but must start in the input or in the
+    low padding (torch's rule). The overhang is in the geometry's high padding, not in the second.
+
+    Raises:
+        ValueError: padding as large as the dilated window, or a window that does not fit.
+    """
+    pairs = resolve_padding(padding, spatial, window, stride, dilation)
+    extent = extents(window, dilation)
+    for axis, (pair, span) in enumerate(zip(pairs, extent, strict=True)):
+        if max(pair) >= span:
+            raise ValueError(
+                f"padding must be smaller than the span {extent} of the dilated window; got "
+                f"{pair} on axis {axis}"
+            )
+    if not ceil_mode:
+        return conv_geometry(spatial, window, stride, pairs, dilation), pairs
+    reached = []
+    for n, (low, high), span, s in zip(spatial, pairs, extent, stride, strict=True):
+        outputs = -(-(n + low + high - span) // s) + 1
+        if (outputs - 1) * s >= n + low:
+            outputs -= 1
+        reached.append((low, (outputs - 1) * s + span - n - low))
+    return conv_geometry(spatial, window, stride, tuple(reached), dilation), pairs
+
+
+def conv_output_shape(
+    spatial: Sequence[int],
+    window: Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Any = 0,
+    dilation: int | Sequence[int] = 1,
+) -> Ints:
+    """Spatial sizes of `conv`'s output: `floor((n + low + high - d*(k-1) - 1) / s) + 1` per axis.
+
+    Args:
+        spatial: input sizes, one int per axis.
+        window: kernel sizes, one int per axis, at least 1.
+        stride, padding, dilation: as in `jaxconv.conv`.
+
+    Returns:
+        One int per axis.
+
+    Raises:
+        ValueError: a bad value, or a window larger than the padded input.
+        TypeError: something that is no int.
+
+    Source: notes, section 3.
+
+    >>> conv_output_shape((8, 8), (3, 5), padding=(0, 1), stride=(3, 4))
+    (2, 2)
+    """
+    return conv_geometry(*_parse(spatial, window, stride, padding, dilation), source="input").output
+
+
+def conv_transpose_output_shape(
+    spatial: Sequence[int],
+    window: Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Any = 0,
+    output_padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+) -> Ints:
+    """Spatial sizes of `conv_transpose`'s output.
+
+    `(m - 1)*s - low - high + d*(k-1) + output_padding + 1` per axis, for `m` input elements;
+    with `same` padding, `m*s` (plus `output_padding`).
+
+    Args:
+        spatial: sizes of the transposed convolution's input, one int per axis, at least 1.
+        window, stride, padding, dilation: as in `jaxconv.conv_transpose`.
+        output_padding: elements added at the high end, below `max(stride, dilation)`.
+
+    Returns:
+        One int per axis.
+
+    Raises:
+        ValueError: a bad value, or a padding larger than the output.
+        TypeError: something that is no int.
+
+    >>> conv_transpose_output_shape((4, 4), (3, 3), stride=2, padding=1, output_padding=1)
+    (8, 8)
+    """
+    sizes, taps, steps, pairs, spread = _parse(spatial, window, stride, padding, dilation)
+    extra = _check.per_axis("output_padding", output_padding, len(taps), 0)
+    return transpose_geometry(sizes, taps, steps, pairs, extra, spread).spatial
+
+
+def pool_output_shape(
+    spatial: Sequence[int],
+    window: Sequence[int],
+    *,
+    stride: int | Sequence[int] | None = None,
+    padding: Any = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+) -> Ints:
+    """Spatial sizes of a pooling's output: `conv_output_shape`, rounded up in ceil mode.
+
+    Args:
+        spatial: input sizes, one int per axis.
+        window: window sizes, one int per axis; `stride=None` means the window.
+        padding, dilation: as in `jaxconv.max_pool`.
+        ceil_mode: count a last window that reaches beyond the padding, if it starts before it.
+
+    Returns:
+        One int per axis.
+
+    Raises:
+        ValueError: a bad value, or a window that does not fit.
+        TypeError: something that is no int.
+
+    >>> pool_output_shape((4, 4), (2, 3), stride=(2, 3), padding=(0, 1))
+    (2, 2)
+    """
+    stride = window if stride is None else stride
+    parsed = _parse(spatial, window, stride, padding, dilation)
+    return pool_geometry(*parsed, _check.flag("ceil_mode", ceil_mode))[0].output
+
+
+def _parse(
+    spatial: Any, window: Any, stride: Any, padding: Any, dilation: Any
+) -> tuple[Ints, Ints, Ints, str | Pairs, Ints]:
+    taps = _check.sizes("window", window, 1)
+    rank = len(taps)
+    sizes = _check.sizes("spatial", spatial)
+    if len(sizes) != rank:
+        raise ValueError(f"spatial must have one size per axis of window {taps}; got {sizes}")
+    return (
+        sizes,
+        taps,
+        _check.per_axis("stride", stride, rank, 1),
+        _check.padding("padding", padding, rank),
+        _check.per_axis("dilation", dilation, rank, 1),
+    )
+
+
+class ReceptiveField(NamedTuple):
+    """What one output of a stack of layers sees, one int per axis.
+
+    Attributes:
+        size: input elements spanned by one output.
+        jump: input elements between neighbouring outputs.
+        start: input position of the first element that output 0 sees (negative: in the padding).
+    """
+
+    size: Ints
+    jump: Ints
+    start: Ints
+
+
+def receptive_field(layers: Iterable[Sequence[Any]]) -> ReceptiveField:
+    """The receptive field of a stack of convolutions and poolings.
+
+    From `size = jump = 1, start = 0`, each layer does `size += d*(k-1)*jump`,
+    `start -= low*jump`, `jump *= s`, in this order.
+
+    Args:
+        layers: the layers, first one first, each `(window, stride, padding, dilation)` with the
+            last three optional; windows are sequences, the rest as in `jaxconv.conv`.
+
+    Returns:
+        A `ReceptiveField`, sizes in input elements.
+
+    Raises:
+        ValueError: no layers, layers of different rank, a bad value, or `same` padding with a
+            stride, whose low padding depends on the input's size.
+        TypeError: something that is no int.
+
+    Source: notes, section 6.
+
+    >>> receptive_field([((2, 2), 1, 0, 1), ((2, 2), 1, 0, 1)])
+    ReceptiveField(size=(3, 3), jump=(1, 1), start=(0, 0))
+    """
+    parsed = [_parse_layer(number, layer) for number, layer in enumerate(layers)]
+    ranks = sorted({len(window) for window, *_ in parsed})
+    if len(ranks) != 1:
+        raise ValueError(f"layers must be one or more of the same rank; got ranks {ranks}")
+    size, jump, start = [1] * ranks[0], [1] * ranks[0], [0] * ranks[0]
+    for window, stride, pairs, dilation in parsed:
+        for axis, extent in enumerate(extents(window, dilation)):
+            size[axis] += (extent - 1) * jump[axis]
+            start[axis] -= pairs[axis][0] * jump[axis]
+            jump[axis] *= stride[axis]
+    return ReceptiveField(tuple(size), tuple(jump), tuple(start))
+
+
+def _parse_layer(number: int, layer: Any) -> tuple[Ints, Ints, Pairs, Ints]:
+    name = f"layers[{number}]"
+    needed = "(window, stride, padding, dilation), the last three optional"
+    fields = _check.sequence(name, layer, needed)
+    if not 1 <= len(fields) <= 4:
+        raise ValueError(f"{name} must be {needed}; got {layer!r}")
+    window = _check.sizes(f"{name} window", fields[0], 1)
+    rank = len(window)
+    stride, padding, dilation = (*fields[1:], *(1, 0, 1)[len(fields) - 1 :])
+    steps = _check.per_axis(f"{name} stride", stride, rank, 1)
+    spread = _check.per_axis(f"{name} dilation", dilation, rank, 1)
+    pairs = _check.padding(f"{name} padding", padding, rank)
+    if isinstance(pairs, str):
+        if pairs.startswith("same") and max(steps) > 1:
+            raise ValueError(
+                f"{name} padding {pairs!r} with stride {steps} depends on the input's size; "
+                f"give it as (low, high) pairs"
+            )
+        # Without a stride the named paddings do not depend on n: any size will do.
+        pairs = resolve_padding(pairs, window, window, steps, spread)
+    return window, steps, pairs, spread
+
+
+class ConvCost(NamedTuple):
+    """What a convolution costs.
+
+    Attributes:
+        parameters: entries of the kernel (a bias adds `c_o`, one per pair of channels adds
+            `c_o * c_i / groups`).
+        multiply_adds: multiplications, each with its addition, padding counted as data.
+        bytes: input, kernel and output, each moved once.
+    """
+
+    parameters: int
+    multiply_adds: int
+    bytes: int
+
+
+def conv_cost(
+    x_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Any = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    layout: str | None = None,
+    itemsize: int = 4,
+) -> ConvCost:
+    """Parameters, multiply-adds and bytes of `conv` on arrays of these shapes.
+
+    `multiply_adds = batch * c_o * prod(output) * (c_i / groups) * prod(window)`.
+
+    Args:
+        x_shape: shape of `x`, `(*batch, c_i, *spatial)` or `(*batch, *spatial, c_i)`.
+        kernel_shape: shape of the kernel, in the layout's order.
+        stride, padding, dilation, groups, layout: as in `jaxconv.conv`.
+        itemsize: bytes of one element (4: float32).
+
+    Returns:
+        A `ConvCost` of plain ints.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or a bad value.
+        TypeError: something that is no int.
+
+    Source: notes, section 4.
+
+    >>> conv_cost((100, 64, 64), (100, 100, 5, 5), padding=2).multiply_adds
+    1024000000
+    """
+    x_sizes = _shape("x_shape", x_shape)
+    kernel_sizes = _shape("kernel_shape", kernel_shape)
+    order = Layout.parse(layout, len(kernel_sizes) - 2, "kernel_shape", kernel_sizes)
+    c_i, c_o, spatial, window = order.match(
+        x_sizes,
+        kernel_sizes,
+        _check.integer("groups", groups, 1),
+        names=("x_shape", "kernel_shape"),
+    )
+    taps = _check.sizes("kernel_shape's window", window, 1)
+    geometry = conv_geometry(
+        *_parse(spatial, taps, stride, padding, dilation), groups, source="x_shape"
+    )
+    batch = math.prod(order.batch(x_sizes))
+    parameters = math.prod(kernel_sizes)
+    outputs = batch * math.prod(geometry.output)
+    elements = math.prod(x_sizes) + parameters + outputs * c_o
+    multiply_adds = outputs * parameters
+    del c_i
+    return ConvCost(parameters, multiply_adds, elements * _check.integer("itemsize", itemsize, 1))
+
+
+def _shape(name: str, value: Any) -> Ints:
+    items = _check.sequence(name, value, "a sequence of ints")
+    return tuple(_check.integer(f"{name}[{axis}]", item, 0) for axis, item in enumerate(items))
