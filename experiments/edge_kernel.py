@@ -35,6 +35,7 @@ import optax
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -112,9 +113,9 @@ class Run(NamedTuple):
         """The sum of squared errors before each step, `(steps,)`, rounded as the notes rounded it.
 
         The sum of 42 float32 numbers depends, in log B's sixth decimal, on the order of the
-        additions. The digits printed there are those of eight running sums, taken together and
-        divided by 42 for the mean, the mean times 42. NumPy adds here because XLA may fuse a
-        product with the sum, and rounds once where the notes rounded twice.
+        additions. Of the orders tried this one gives every printed digit: eight running sums, as
+        a vector unit keeps them, added up and divided by 42 for the mean; the mean times 42. NumPy
+        adds here because XLA may fuse a square with the sum, one rounding in place of two.
         """
         count = self.errors.shape[1]
         squares = np.pad(np.square(self.errors), ((0, 0), (0, -count % 8)))
@@ -276,7 +277,7 @@ def load_grey(path: Path | None) -> tuple[str, np.ndarray]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on big images and on small faults
             with Image.open(path, formats=("PNG", "JPEG")) as image:
-                return path.name, _grey(ImageOps.exif_transpose(image))
+                return repr(path.name), _grey(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:
         raise InputError(f"{str(path)!r} is not a PNG or JPEG image") from None
     except (*broken, Image.DecompressionBombError) as error:
@@ -369,15 +370,13 @@ def fit(photo: Photo, seed: int, steps: int, optimiser: optax.GradientTransforma
             losses.append(np.asarray(values))
             kernels.append(np.asarray(met))
             progress.advance(bar, length)
-    path = np.concatenate([*kernels, state[0][None]])
-    distance = np.linalg.norm(path - photo.true, axis=(1, 2)) / np.linalg.norm(photo.true)
+    path, true = np.concatenate([*kernels, state[0][None]]), np.asarray(photo.true)
+    distance = np.linalg.norm(path - true, axis=(1, 2)) / np.linalg.norm(true)
     return Fit(path, np.concatenate(losses), distance)
 
 
 def print_fit(photo: Photo, result: Fit) -> bool:
     """Print the learned kernel beside the true one; true if it is found."""
-    height, width = photo.grey.shape
-    print(f"{photo.name}, {width}x{height}: condition number {photo.condition:.0f}")
     print(f"{'learned':^33}{'true':^21}")
     for learned, true in zip(result.kernels[-1], np.asarray(photo.true), strict=True):
         print("".join(f"{x:11.6f}" for x in learned) + "".join(f"{x:7.0f}" for x in true))
@@ -398,7 +397,7 @@ def draw(photo: Photo, result: Fit, runs: dict[str, Run]) -> Figure:
     grid = figure.add_gridspec(3, 6, height_ratios=(4, 3, 4))
     top = [figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])]
     top[0].imshow(photo.grey, cmap="gray", vmin=0, vmax=1)
-    top[0].set(title=f"The image: {photo.name}", xlabel="x (pixels)", ylabel="y (pixels)")
+    top[0].set(title="The image, in grey", xlabel="x (pixels)", ylabel="y (pixels)")
     # A few edges are far stronger than the rest, which would come out in one grey.
     bound = float(np.percentile(np.abs(photo.edges), 99))
     shown = top[1].imshow(photo.edges, cmap="gray", vmin=-bound, vmax=bound)
@@ -418,7 +417,7 @@ def _draw_kernel(axes: Axes, kernel: np.ndarray, title: str) -> None:
     axes.imshow(kernel, cmap="PuOr", vmin=-3, vmax=3)
     axes.set(title=title, xlabel="column", ylabel="row", xticks=range(3), yticks=range(3))
     for (row, column), value in np.ndenumerate(kernel):
-        colour = "white" if abs(value) > 1.8 else "black"
+        colour = "white" if abs(value) > 1.5 else "black"
         text = f"{value:.3f}".replace("-0.000", "0.000")
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
 
@@ -438,6 +437,7 @@ def _draw_logs(axes: Axes, runs: dict[str, Run]) -> None:
         axes.semilogy(steps, run.losses, color=colour, marker=marker, ms=5, label=f"log {name}")
     axes.legend(ncols=2)
     axes.set(title="The notes' logs A to E", xlabel="step", ylabel="loss (sum of squared errors)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
 
 
@@ -462,6 +462,8 @@ def _run(args: argparse.Namespace) -> int:
     runs = {log.name: train(log) for log in LOGS}
     reproduced = print_table([row for log in LOGS for row in compare(log, runs[log.name])])
     rate, momentum, steps = tune(photo)
+    print(f"{photo.name}: condition number {photo.condition:.0f}, hence rate {rate:.3g},", end=" ")
+    print(f"momentum {momentum:.3g}")
     result = fit(photo, args.seed, args.steps or steps, optax.sgd(rate, momentum))
     found = print_fit(photo, result)
     try:
@@ -474,11 +476,13 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check_out(out: Path, image: Path | None) -> None:
     """Refuse, before any work, a path that the figure could not or should not be written to."""
-    if not out.parent.is_dir():
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out: {str(out)!r} must end in .png")
+    if not os.path.isdir(out.parent):
         raise InputError(f"--out: there is no directory {str(out.parent)!r}")
-    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+    if os.path.isdir(out) or not os.access(out if os.path.exists(out) else out.parent, os.W_OK):
         raise InputError(f"--out: {str(out)!r} cannot be written")
-    if image is not None and out.exists() and image.exists() and out.samefile(image):
+    if image and os.path.exists(out) and os.path.exists(image) and out.samefile(image):
         raise InputError(f"--out: {str(out)!r} would overwrite the image")
 
 
@@ -487,7 +491,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edge_kernel", description=summary)
     parser.add_argument("--image", type=Path, help="PNG or JPEG; default: scikit-learn's china.jpg")
     parser.add_argument("--out", type=Path, default=Path("edge_kernel.png"), help="the figure, PNG")
-    parser.add_argument("--axis", type=int, choices=(0, 1), default=1, help="edges across it")
+    parser.add_argument(
+        "--axis", type=int, choices=(0, 1), default=1, help="axis that is differentiated"
+    )
     parser.add_argument("--steps", type=_positive, help="default: what the eigenvalues ask for")
     parser.add_argument("--seed", type=int, default=0, help="of the kernel before training")
     return parser

@@ -16,10 +16,10 @@ from jaxtyping import Num
 from . import _arrays, _check, _pad
 from ._choice import check_asked
 from ._form import Form, Problem
+from ._geometry import Geometry, conv_geometry, transpose_geometry
 from ._layout import Layout
 from ._primitives import bind, input_grad_p, output_p
 from ._types import ArrayIn, DTypeLike, Padding, PerAxis, PrecisionLike
-from .geometry import Geometry, conv_geometry, transpose_geometry
 
 #: Programs kept for calls seen before; each is one combination of shapes and options.
 CACHED_CALLS = 4096
@@ -117,7 +117,8 @@ def conv_transpose(
     """The adjoint of `conv` with the same kernel and arguments: `<conv(x, w), y> = <x, this>`.
 
     `x[n, c, t] = bias[c] + sum y[n, p, i] * kernel[p, c, a]` over all p of the group and all i, a
-    with `i*stride + a*dilation - low = t`: each element of y lays down a copy of the kernel, `stride` apart, `low` and `high` cropped.
+    with `i*stride + a*dilation - low = t`: each element of y lays down a copy of the kernel,
+    `stride` apart, `low` and `high` cropped.
 
     Args:
         y: images with the channels that `conv` gives, `(*batch, c_o, *spatial)`, or

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ._geometry import Geometry
 from ._layout import Layout
-from .geometry import Geometry
 
 Shape = tuple[int, ...]
 

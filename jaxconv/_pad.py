@@ -5,8 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ._check import Pairs
+from ._geometry import Ints
 from ._layout import Layout
-from .geometry import Ints, Pairs
 
 #: Our names (torch's) and those of `jnp.pad`.
 MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}

@@ -15,11 +15,12 @@ from jax import Array
 from jaxtyping import Int32, Num
 
 from . import _arrays, _check
+from ._check import Pairs
 from ._form import PoolForm
+from ._geometry import Geometry, pool_geometry
 from ._layout import Layout
 from ._primitives import bind, window_argmax_p, window_max_p, window_sum_p
 from ._types import ArrayIn, Padding, PerAxis
-from .geometry import Geometry, Pairs, pool_geometry
 
 CACHED_CALLS = 4096
 

@@ -32,6 +32,8 @@ from ._choice import choose
 from ._form import PROJECTIONS, Form, PoolForm, Problem, Shape
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+#: Compiled maps kept for eager derivatives, for each of the primitives.
+CACHED_PROGRAMS = 4096
 
 
 def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: bool) -> Primitive:
@@ -52,10 +54,14 @@ def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: boo
         problem = Problem(name, form, shapes, platform)
         return choose(problem)[0].maps[name](problem, *operands)
 
+    @functools.lru_cache(maxsize=CACHED_PROGRAMS)
+    def program(form, platform):
+        return jax.jit(functools.partial(compute, form=form, platform=platform))
+
     def eager(*operands, form):
-        # Reached where nothing is compiled: jax.disable_jit(), or bind() on plain arrays.
+        # Reached outside of any jit: in derivatives taken eagerly, or under jax.disable_jit().
         platform = jax.default_backend()
-        return compute(*operands, form=form, platform="cuda" if platform == "gpu" else platform)
+        return program(form, "cuda" if platform == "gpu" else platform)(*operands)
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(eager)

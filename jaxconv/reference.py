@@ -5,8 +5,9 @@ package is held against, so it shares no code with it: no geometry, primitive or
 Arguments mean what they mean in `jaxconv.conv`, `max_pool` and `avg_pool`, but are not checked.
 """
 
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def conv(
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     dtype = jnp.result_type(*(value for value in (x, kernel, bias) if value is not None))
-    wide = jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
+    wide = jnp.float32 if dtype in (jnp.bfloat16, jnp.float16) else dtype
     x, kernel = x.astype(wide), kernel.astype(wide)
     rank = kernel.ndim - 2
     if last := _channels_last(layout):
@@ -108,7 +109,8 @@ def conv(
     y = _over_windows(at, x, kernel.shape[2:], steps, spread)
     if bias is not None:
         per_output = jnp.asarray(bias).astype(wide).reshape(kernel.shape[0], -1).sum(axis=1)
-        y = y + per_output.reshape(-1, *(1,) * rank).astype(wide)
+        per_output = per_output.reshape(*(1,) * (y.ndim - rank - 1), -1, *(1,) * rank)
+        y = y + per_output.astype(wide)
     y = y.astype(dtype)
     return jnp.moveaxis(y, -rank - 1, -1) if last else y
 
@@ -120,22 +122,15 @@ def max_pool(
     stride: PerAxis | None = None,
     padding: Padding = 0,
     dilation: PerAxis = 1,
+    ceil_mode: bool = False,
     layout: str | None = None,
 ) -> Num[Array, "..."]:
-    """`y[i] = max_a x[i*stride + a*dilation - low]`, as `jaxconv.max_pool` without ceil mode."""
+    """`y[i] = max_a x[i*stride + a*dilation - low]`, as `jaxconv.max_pool`, see there."""
     x = jnp.asarray(x)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     nothing = -jnp.inf if floating else jnp.iinfo(x.dtype).min
-    return _pool(
-        x,
-        window,
-        stride,
-        padding,
-        dilation,
-        layout,
-        nothing,
-        lambda taps: taps.max(axis=range(1, taps.ndim)),
-    )
+    pool = _Pool(window, stride, padding, dilation, ceil_mode, layout)
+    return pool.run(jnp.max, x, padded_with=nothing)
 
 
 def avg_pool(
@@ -145,35 +140,59 @@ def avg_pool(
     stride: PerAxis | None = None,
     padding: Padding = 0,
     dilation: PerAxis = 1,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
     layout: str | None = None,
 ) -> Num[Array, "..."]:
-    """`y[i] = sum_a x[i*stride + a*dilation - low] / count[i]`.
-
-    As `jaxconv.avg_pool` without ceil mode and divisor.
-    """
+    """`y[i] = sum_a x[i*stride + a*dilation - low] / count[i]`, as `jaxconv.avg_pool`."""
     x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        x = x.astype(float)
-
-    def mean(taps: Array) -> Array:
-        return taps.sum(axis=range(1, taps.ndim)) / math.prod(window)
-
-    y = _pool(x, window, stride, padding, dilation, layout, 0, mean)
-    if count_include_pad:
-        return y
-    counted = _pool(jnp.ones_like(x), window, stride, padding, dilation, layout, 0, mean)
-    return y / counted
+    x = x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float)
+    pool = _Pool(window, stride, padding, dilation, ceil_mode, layout)
+    total = pool.run(jnp.sum, x, padded_with=0)
+    if divisor_override is not None:
+        return total / divisor_override
+    return total / pool.run(jnp.sum, jnp.ones_like(x), padded_with=int(count_include_pad))
 
 
-def _pool(x, window, stride, padding, dilation, layout, nothing, reduce) -> Array:
-    rank = len(window)
-    x = jnp.moveaxis(x, -1, -rank - 1) if _channels_last(layout) else x
-    steps = _per_axis(window if stride is None else stride, rank)
-    spread = _per_axis(dilation, rank)
-    x = _padded(x, window, steps, padding, spread, "zeros", nothing)
-    y = _over_windows(reduce, x, window, steps, spread)
-    return jnp.moveaxis(y, -rank - 1, -1) if _channels_last(layout) else y
+class _Pool(NamedTuple):
+    """What both pools are told."""
+
+    window: tuple[int, ...]
+    stride: Any
+    padding: Any
+    dilation: Any
+    ceil_mode: bool
+    layout: str | None
+
+    def run(self, reduce: Any, x: Array, padded_with: Any) -> Array:
+        """Reduce each window of x padded with this value; in ceil mode the overhang beyond the
+        padding holds what changes nothing: 0, or less than all."""
+        rank = len(self.window)
+        x = jnp.moveaxis(x, -1, -rank - 1) if _channels_last(self.layout) else x
+        steps = _per_axis(self.window if self.stride is None else self.stride, rank)
+        spread = _per_axis(self.dilation, rank)
+        sizes = x.shape[-rank:]
+        x = _padded(x, self.window, steps, self.padding, spread, "zeros", padded_with)
+        if self.ceil_mode:
+            neutral = 0 if reduce is jnp.sum else padded_with
+            overhang = self._overhang(sizes, x.shape[-rank:], steps, spread)
+            x = _padded(x, self.window, steps, overhang, spread, "zeros", neutral)
+        each = functools.partial(reduce, axis=tuple(range(1, rank + 1)))
+        y = _over_windows(each, x, self.window, steps, spread)
+        return jnp.moveaxis(y, -rank - 1, -1) if _channels_last(self.layout) else y
+
+    def _overhang(self, sizes: Any, padded: Any, steps: Any, spread: Any) -> tuple[Any, ...]:
+        """High padding up to the last window that starts in the input or in the low padding."""
+        pairs = []
+        for axis, (n, k, s, d) in enumerate(zip(sizes, self.window, steps, spread, strict=True)):
+            reach = d * (k - 1)
+            low, _ = _low_high(self.padding, axis, n, reach, s)
+            start = 0
+            while start + reach + 1 < padded[axis] and start + s < n + low:
+                start += s
+            pairs.append((0, start + reach + 1 - padded[axis]))
+        return tuple(pairs)
 
 
 def _over_windows(at: Any, x: Array, window: tuple[int, ...], steps: Any, spread: Any) -> Array:
@@ -203,7 +222,7 @@ def _padded(x, window, steps, padding, spread, mode, value=0) -> Array:
     rank = len(window)
     for axis in range(rank):
         n, reach = x.shape[axis - rank], spread[axis] * (window[axis] - 1)
-        low, high = _low_high(padding, axis, rank, n, reach, steps[axis])
+        low, high = _low_high(padding, axis, n, reach, steps[axis])
         position = np.arange(-low, n + high)
         if mode == "circular":
             begin, end = max(0, -low), min(n, n + high)
@@ -213,21 +232,17 @@ def _padded(x, window, steps, padding, spread, mode, value=0) -> Array:
             position = np.where(position < n, position, 2 * (n - 1) - position)
         elif mode == "replicate":
             position = np.clip(position, 0, n - 1)
+        # What lies outside is read from one more element, behind the last.
         inside = (position >= 0) & (position < n)
-        taken = (
-            jnp.take(x, np.where(inside, position, 0), axis=axis - rank, mode="clip") if n else x
-        )
-        if not n:
-            taken = jnp.zeros(
-                (*x.shape[: axis - rank], len(position), *x.shape[x.ndim + axis - rank + 1 :]),
-                x.dtype,
-            )
-        mask = inside.reshape(-1, *(1,) * (rank - axis - 1))
-        x = jnp.where(mask, taken, jnp.asarray(value, x.dtype))
+        shape = list(x.shape)
+        shape[axis - rank] = 1
+        outside = jnp.full(shape, value, x.dtype)
+        extended = jnp.concatenate([x, outside], axis=axis - rank)
+        x = jnp.take(extended, np.where(inside, position, n), axis=axis - rank)
     return x
 
 
-def _low_high(padding: Any, axis: int, rank: int, n: int, reach: int, step: int) -> tuple[int, int]:
+def _low_high(padding: Any, axis: int, n: int, reach: int, step: int) -> tuple[int, int]:
     if isinstance(padding, str):
         name = padding.lower()
         if name.startswith("same"):
@@ -235,8 +250,8 @@ def _low_high(padding: Any, axis: int, rank: int, n: int, reach: int, step: int)
             less = total // 2
             return (less, total - less) if name == "same" else (total - less, less)
         return {"valid": (0, 0), "full": (reach, reach), "causal": (reach, 0)}[name]
-    entry = padding if isinstance(padding, int) else padding[axis]
-    return (entry, entry) if isinstance(entry, int) else (entry[0], entry[1])
+    entry = padding[axis] if hasattr(padding, "__len__") else padding
+    return (entry[0], entry[1]) if hasattr(entry, "__len__") else (entry, entry)
 
 
 def _per_axis(value: Any, rank: int) -> tuple[int, ...]:

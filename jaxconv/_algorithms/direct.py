@@ -15,12 +15,13 @@ nothing. The forms of the two gradients are those that XLA's GPU backend recogni
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._check import Pairs
 from .._form import PROJECTIONS, Form, Problem
-from ..geometry import Pairs
 from ._algorithm import Algorithm
 
 
@@ -168,10 +169,12 @@ def _dtypes(problem: Problem) -> tuple[np.dtype, np.dtype]:
     fastest on the narrow operands; XLA:CPU is given float32.
     """
     a, b, result = (problem.form.dtype(array) for array in PROJECTIONS[problem.projection])
-    operands = jnp.promote_types(a, b)
+    # Whatever promotion the caller allows: these dtypes were settled at the door.
+    with jax.numpy_dtype_promotion("standard"):
+        operands = jnp.promote_types(a, b)
+        wide = jnp.promote_types(operands, result)
     if operands in _HALF and result in (operands, np.float32) and problem.platform != "cpu":
         return operands, np.dtype(result)
-    wide = jnp.promote_types(operands, result)
     wide = np.dtype(np.float32) if wide in _HALF else wide
     return wide, wide
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._form import PoolForm, Problem
-from ..geometry import Geometry
+from .._geometry import Geometry
 from ._algorithm import Algorithm
 
 #: Longest window whose taps are written out one by one; longer ones loop, to keep compiling short.

@@ -1,0 +1,19 @@
+"""Settings for all tests: double precision at hand, and no promotion that nobody asked for."""
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def quick_compile():
+    """Compile without XLA's costly passes: for tests whose time is the compiling of small programs.
+
+    Values, dtypes and lowerings are tested with full optimisation.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,210 @@
+"""jit, vmap and the other transformations over the shared cases; the core closed under them."""
+
+import itertools
+
+import cases
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CONV, LAYOUTS, POOL, TRANSPOSE, close, ids
+
+import jaxconv as jc
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+COPIES = 3
+
+
+def mapped(function, operands, axes):
+    """`vmap` over these axes (None: shared), and the loop that it stands for."""
+    stacked = [
+        value if axis is None else np.stack([value, 2 * value - 1, np.sin(value)], axis)
+        for value, axis in zip(operands, axes, strict=True)
+    ]
+    got = jax.vmap(function, axes)(*stacked)
+    one_by_one = [
+        function(
+            *(
+                value if axis is None else np.take(value, copy, axis)
+                for value, axis in zip(stacked, axes, strict=True)
+            )
+        )
+        for copy in range(COPIES)
+    ]
+    return got, jax.tree.map(lambda *leaves: np.stack(leaves), *one_by_one)
+
+
+def all_three(function):
+    """A bilinear function with both of its gradients, so that all projections are mapped."""
+
+    def run(a, b):
+        value, pull = jax.vjp(function, a, b)
+        return value, *pull(jnp.cos(value))
+
+    return run
+
+
+@pytest.mark.parametrize("which", ["image", "kernel", "both"])
+@pytest.mark.parametrize("case", CONV, ids=ids(CONV))
+def test_vmap_of_conv_and_its_gradients(case, which):
+    x, w, _ = case.arrays()
+    function = all_three(lambda x, w: jc.conv(x, w, **case.options))
+    axis = {"image": (0, None), "kernel": (None, -1), "both": (1, 2)}[which]
+    got, want = mapped(function, (x, w), axis)
+    for one, other in zip(got, want, strict=True):
+        close(one, other, 1e-12)
+
+
+@pytest.mark.parametrize("which", ["image", "kernel", "both"])
+@pytest.mark.parametrize("case", CONV, ids=ids(CONV))
+def test_vmap_channels_last(case, which):
+    x, w, _ = case.arrays()
+    layout = LAYOUTS[case.rank]
+    function = all_three(lambda x, w: jc.conv(x, w, layout=layout, **case.options))
+    axis = {"image": (-1, None), "kernel": (None, 0), "both": (0, -1)}[which]
+    got, want = mapped(function, (cases.last(x, case.rank), cases.kernel_last(w)), axis)
+    for one, other in zip(got, want, strict=True):
+        close(one, other, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel"), list(itertools.product([None, *range(5)], repeat=2))[1:]
+)
+def test_vmap_over_every_axis(image, kernel):
+    case = next(case for case in CONV if case.id == "groups")
+    x, w, _ = case.arrays()
+    function = all_three(lambda x, w: jc.conv(x, w, **case.options))
+    got, want = mapped(function, (x, w), (image, kernel))
+    for one, other in zip(got, want, strict=True):
+        close(one, other, 1e-12)
+
+
+@pytest.mark.parametrize("case", TRANSPOSE, ids=ids(TRANSPOSE))
+@pytest.mark.parametrize("axes", [(0, None), (None, 1), (2, 0)], ids=str)
+def test_vmap_of_conv_transpose(case, axes):
+    y, w, _ = case.arrays()
+    function = all_three(lambda y, w: jc.conv_transpose(y, w, **case.options))
+    got, want = mapped(function, (y, w), axes)
+    for one, other in zip(got, want, strict=True):
+        close(one, other, 1e-12)
+
+
+@pytest.mark.parametrize("axis", [0, 2, -1])
+@pytest.mark.parametrize("pool", [jc.max_pool, jc.min_pool, jc.avg_pool])
+@pytest.mark.parametrize("case", POOL[1:9], ids=ids(POOL[1:9]))
+def test_vmap_of_pools(case, pool, axis):
+    def function(x):
+        value, pull = jax.vjp(lambda x: pool(x, case.window, **case.options), x)
+        return value, pull(jnp.cos(value))[0]
+
+    got, want = mapped(function, (case.array(),), (axis,))
+    for one, other in zip(got, want, strict=True):
+        close(one, other, 1e-12)
+
+
+def test_vmap_of_a_cotangent_alone():
+    """The window maps' other operand, the winners, is shared: it is repeated."""
+    x = cases.distinct(POOL[5].array())
+    y, pull = jax.vjp(lambda x: jc.max_pool(x, (3, 3), padding=1), x)
+    basis = jnp.eye(y.size).reshape(y.size, *y.shape)
+    rows = jax.vmap(pull)(basis)[0]
+    np.testing.assert_array_equal(rows, np.stack([pull(row)[0] for row in basis]))
+
+
+def test_nested_vmap_of_different_arguments():
+    """x by one axis, w by another, both by a third: every fold inside of another."""
+    case = next(case for case in CONV if case.id == "groups")
+    x, w, _ = case.arrays()
+    function = all_three(lambda x, w: jc.conv(x, w, **case.options))
+    xs = np.stack([np.stack([x * i + j for j in range(3)], 2) for i in range(2)])
+    ws = np.stack([np.stack([w * i - k for k in range(4)], -1) for i in range(2)])
+    over_w = jax.vmap(function, (None, -1))
+    over_x = jax.vmap(over_w, (2, None))
+    got = jax.vmap(over_x)(xs, ws)
+    for i, j, k in itertools.product(range(2), range(3), range(4)):
+        want = function(xs[i, :, :, j], ws[i, ..., k])
+        for one, other in zip(got, want, strict=True):
+            close(one[i, j, k], other, 1e-12)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=str)
+def test_vmap_over_nothing(axes):
+    x = jnp.ones((0, 2, 3, 8) if axes[0] == 0 else (2, 3, 8))
+    w = jnp.ones((0, 4, 3, 2) if axes[1] == 0 else (4, 3, 2))
+    assert jax.vmap(jc.conv, axes)(x, w).shape == (0, 2, 4, 7)
+    assert jax.vmap(lambda x: jc.max_pool(x, (2,)))(jnp.ones((0, 2, 3, 8))).shape == (0, 2, 3, 4)
+
+
+FUNCTIONS = {
+    "conv": lambda x: jc.conv(x, x[:, :, :2, :2], padding=1),
+    "conv_transpose": lambda x: jc.conv_transpose(x, x[:, :, :2, :2], stride=2),
+    "max_pool": lambda x: jc.max_pool(x, (2, 3)),
+    "min_pool": lambda x: jc.min_pool(x, (2, 3)),
+    "avg_pool": lambda x: jc.avg_pool(x, (2, 3), padding=1),
+    "correlate": lambda x: jc.correlate(x[0], x[1], mode="same"),
+    "convolve": lambda x: jc.convolve(x[0], x[1]),
+    "corr2d": lambda x: jc.corr2d(x[0, 0], x[1, 1, :2, :3]),
+    "corr2d_multi_in": lambda x: jc.corr2d_multi_in(x[0], x[1, :, :2, :3]),
+    "corr2d_multi_in_out": lambda x: jc.corr2d_multi_in_out(x[0], x[:, :, :2, :3]),
+    "corr2d_multi_in_out_1x1": lambda x: jc.corr2d_multi_in_out_1x1(x[0], x[:, :, :1, :1]),
+    "pool2d": lambda x: jc.pool2d(x[0, 0], (2, 2)),
+    "filters.apply": lambda x: jc.filters.apply(x, jc.filters.sobel(0)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_one_function_under_all_transformations(name):
+    function = FUNCTIONS[name]
+    x = cases.distinct(np.random.default_rng(0).normal(size=(2, 2, 5, 6))) / 9
+    y = function(x)
+    close(jax.jit(function)(x), y, 1e-14)
+    with jax.disable_jit():
+        close(function(x), y, 1e-14)
+    assert jax.eval_shape(function, x) == jax.ShapeDtypeStruct(y.shape, y.dtype)
+    t = np.cos(x)
+    pushed = jax.jvp(function, (x,), (t,))[1]
+    close(jax.linearize(function, x)[1](t), pushed, 1e-13)
+    ct = np.sin(np.asarray(y))
+    pulled = jax.vjp(function, x)[1](ct)[0]
+    close(jax.jit(jax.grad(lambda x: (function(x) * ct).sum()))(x), pulled, 1e-13)
+    np.testing.assert_allclose(np.vdot(pushed, ct), np.vdot(pulled, t), rtol=1e-11)
+    close(jax.grad(lambda x: (jax.checkpoint(function)(x) * ct).sum())(x), pulled, 1e-13)
+    forward, reverse = jax.jacfwd(function)(x), jax.jacrev(function)(x)
+    close(forward, reverse, 1e-13)
+
+    def loss(x):
+        return (jnp.sin(function(x)) * ct).sum()
+
+    hessian = jax.hessian(loss)(x).reshape(x.size, x.size)
+    close(hessian, jax.jacrev(jax.grad(loss))(x).reshape(x.size, x.size), 1e-12)
+    close(hessian, hessian.T, 1e-12)
+    scanned = jax.lax.scan(lambda carry, x: (carry + function(x), function(x)), 0 * y, x[None])
+    close(scanned[0], y, 1e-13)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_traced_once_per_shape(name):
+    chex.clear_trace_counter()
+    traced = jax.jit(chex.assert_max_traces(FUNCTIONS[name], n=1))
+    for seed in range(3):
+        traced(np.random.default_rng(seed).normal(size=(2, 2, 5, 6)))
+
+
+def test_linear_transposes_where_linear():
+    x, w, _ = CONV[1].arrays()
+    y = jc.conv(x, w)
+    close(jax.linear_transpose(lambda x: jc.conv(x, w), x)(y)[0], jc.conv_transpose(y, w), 1e-13)
+    back = jax.linear_transpose(lambda y: jc.conv_transpose(y, w), y)(x)[0]
+    close(back, jc.conv(x, w), 1e-13)
+    spread = jax.linear_transpose(lambda x: jc.avg_pool(x, (3,)), x)(jnp.ones((2, 3, 3)))[0]
+    np.testing.assert_allclose(spread, np.full((2, 3, 9), 1 / 3))
+
+
+def test_same_call_same_program():
+    """Equal calls share one compiled program; ints of other types are the same call."""
+    x = jnp.ones((1, 8))
+    first = str(jax.make_jaxpr(lambda x: jc.conv(x, jnp.ones((1, 1, 2)), stride=2))(x))
+    second = str(jax.make_jaxpr(lambda x: jc.conv(x, jnp.ones((1, 1, 2)), stride=np.array([2])))(x))
+    assert first == second
