@@ -9,6 +9,13 @@ from jax import lax
 
 from . import _check
 
+#: What array arguments take; functions return `jax.Array`.
+ArrayIn = jax.Array | np.ndarray
+#: A dtype, or what NumPy makes one of.
+DTypeLike = Any
+#: None, a string, a `jax.lax.Precision`, or a pair of these for the two operands.
+PrecisionLike = Any
+
 #: What the arithmetic is defined for. Booleans, float8 and 2- and 4-bit integers are not.
 NUMBERS = frozenset(
     np.dtype(dtype)

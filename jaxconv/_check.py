@@ -29,19 +29,21 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
     return value
 
 
+def is_many(value: Any) -> bool:
+    """Whether `value` has a length: an array without axes has none, though it has `__len__`."""
+    return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
+
+
 def sequence(name: str, value: Any, needed: str) -> tuple[Any, ...]:
     """`value` as a tuple; anything that is no finite sequence is a TypeError."""
-    if isinstance(value, (str, bytes, dict, set, frozenset)) or not hasattr(value, "__len__"):
+    if isinstance(value, (str, bytes, dict, set, frozenset)) or not is_many(value):
         raise TypeError(f"{name} must be {needed}; got {describe(value)}")
-    try:
-        return tuple(value)
-    except TypeError:
-        raise TypeError(f"{name} must be {needed}; got {describe(value)}") from None
+    return tuple(value)
 
 
 def per_axis(name: str, value: Any, rank: int, least: int | None = None) -> tuple[int, ...]:
     """An int for every spatial axis, or one int per axis, as a tuple of `rank` ints."""
-    if isinstance(value, int) or not hasattr(value, "__len__"):
+    if isinstance(value, int) or not is_many(value):
         return (integer(name, value, least),) * rank
     needed = f"an int or a sequence of {rank} int(s), one per spatial axis"
     items = sequence(name, value, needed)
@@ -65,7 +67,7 @@ def padding(name: str, value: Any, rank: int) -> str | Pairs:
         return ((value, value),) * rank
     if isinstance(value, str):
         return choice(name, value.lower(), PADDING_NAMES)
-    if not hasattr(value, "__len__"):
+    if not is_many(value):
         both = integer(name, value)
         return ((both, both),) * rank
     needed = (
@@ -80,7 +82,7 @@ def padding(name: str, value: Any, rank: int) -> str | Pairs:
             f"{name} must be {needed}; got {value!r} of length {len(items)} "
             f"for {rank} spatial axes{hint}"
         )
-    if not any(hasattr(item, "__len__") for item in items):
+    if not any(is_many(item) for item in items):
         return tuple((both, both) for both in per_axis(name, items, rank))
     return tuple(_pair(f"{name}[{axis}]", item) for axis, item in enumerate(items))
 

@@ -6,7 +6,7 @@ options, and answered by a jitted program. Arithmetic beyond a bias is in `_algo
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import numpy as np
@@ -14,12 +14,13 @@ from jax import Array
 from jaxtyping import Num
 
 from . import _arrays, _check, _pad
+from ._arrays import ArrayIn, DTypeLike, PrecisionLike
 from ._choice import check_asked
 from ._form import Form, Problem
 from ._geometry import Geometry, conv_geometry, transpose_geometry
 from ._layout import Layout
 from ._primitives import bind, input_grad_p, output_p
-from ._types import ArrayIn, DTypeLike, Padding, PerAxis, PrecisionLike
+from ._types import Padding, PerAxis
 
 #: Programs kept for calls seen before; each is one combination of shapes and options.
 CACHED_CALLS = 4096
@@ -33,7 +34,7 @@ def conv(
     stride: PerAxis = 1,
     padding: Padding = 0,
     dilation: PerAxis = 1,
-    groups: int = 1,
+    groups: SupportsIndex = 1,
     padding_mode: str = "zeros",
     layout: str | None = None,
     precision: PrecisionLike = None,
@@ -108,7 +109,7 @@ def conv_transpose(
     padding: Padding = 0,
     output_padding: PerAxis = 0,
     dilation: PerAxis = 1,
-    groups: int = 1,
+    groups: SupportsIndex = 1,
     layout: str | None = None,
     precision: PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,

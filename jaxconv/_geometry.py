@@ -120,6 +120,8 @@ def transpose_geometry(
     output_padding: Ints,
     dilation: Ints,
     groups: int = 1,
+    *,
+    source: str = "y",
 ) -> Geometry:
     """The geometry of the convolution whose adjoint takes `outputs` back to its input.
 
@@ -130,14 +132,11 @@ def transpose_geometry(
         ValueError: when the result would have a negative size, or `output_padding` is not below
             the larger of stride and dilation.
     """
-    for axis, (extra, s, d) in enumerate(zip(output_padding, stride, dilation, strict=True)):
-        if extra >= max(s, d):
-            raise ValueError(
-                f"output_padding must be smaller than the larger of stride and dilation; got "
-                f"{extra} on axis {axis}, where stride is {s} and dilation {d}"
-            )
+    _check_output_padding(output_padding, stride, dilation)
     if 0 in outputs:
-        raise ValueError(f"y must have at least one element on every spatial axis; got {outputs}")
+        raise ValueError(
+            f"{source} must have at least one element on every spatial axis; got {outputs}"
+        )
     axes = zip(outputs, extents(window, dilation), stride, strict=True)
     if isinstance(padding, str):
         pairs = tuple(_named_transpose_padding(padding, m, extent, s) for m, extent, s in axes)
@@ -155,10 +154,19 @@ def transpose_geometry(
     if min(spatial) < 0:
         raise ValueError(
             f"padding removes more than there is: the output would have spatial shape {spatial} "
-            f"for y's {outputs}, window {window}, stride {stride}, dilation {dilation}; "
+            f"for {source}'s {outputs}, window {window}, stride {stride}, dilation {dilation}; "
             f"a smaller padding is needed"
         )
     return Geometry(spatial, window, stride, pairs, dilation, groups)
+
+
+def _check_output_padding(output_padding: Ints, stride: Ints, dilation: Ints) -> None:
+    for axis, (extra, s, d) in enumerate(zip(output_padding, stride, dilation, strict=True)):
+        if extra >= max(s, d):
+            raise ValueError(
+                f"output_padding must be smaller than the larger of stride and dilation; got "
+                f"{extra} on axis {axis}, where stride is {s} and dilation {d}"
+            )
 
 
 def _named_transpose_padding(name: str, m: int, extent: int, stride: int) -> tuple[int, int]:
@@ -180,7 +188,8 @@ def pool_geometry(
     """The geometry of a pooling, and its padding before the overhang of `ceil_mode`.
 
     In ceil mode the last window may reach beyond the padding, but must start in the input or in the
-    low padding (torch's rule). The overhang is in the geometry's high padding, not in the second.
+    low padding (torch's rule). That overhang is in the geometry's high padding only, and what a
+    negative high padding crops is gone from its `spatial`, lest the overhang read it again.
 
     Raises:
         ValueError: padding as large as the dilated window, or a window that does not fit.
@@ -195,10 +204,12 @@ def pool_geometry(
             )
     if not ceil_mode:
         return conv_geometry(spatial, window, stride, pairs, dilation), pairs
+    kept = tuple(max(n + min(high, 0), 0) for n, (_, high) in zip(spatial, pairs, strict=True))
+    pairs = tuple((low, max(high, 0)) for low, high in pairs)
     reached = []
-    for n, (low, high), span, s in zip(spatial, pairs, extent, stride, strict=True):
+    for n, (low, high), span, s in zip(kept, pairs, extent, stride, strict=True):
         outputs = -(-(n + low + high - span) // s) + 1
         if (outputs - 1) * s >= n + low:
             outputs -= 1
         reached.append((low, (outputs - 1) * s + span - n - low))
-    return conv_geometry(spatial, window, stride, tuple(reached), dilation), pairs
+    return conv_geometry(kept, window, stride, tuple(reached), dilation), pairs

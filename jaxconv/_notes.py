@@ -9,9 +9,9 @@ from jax import Array
 from jaxtyping import Num
 
 from . import _arrays, _check
+from ._arrays import ArrayIn
 from ._conv import conv
 from ._pool import avg_pool, max_pool
-from ._types import ArrayIn
 
 
 def corr2d(X: Num[ArrayIn, "h w"], K: Num[ArrayIn, "kh kw"]) -> Num[Array, "h-kh+1 w-kw+1"]:
@@ -188,7 +188,7 @@ def _matmul_1x1(X: Array, K: Array) -> Array:
 @functools.partial(jax.jit, inline=True, static_argnums=(1, 2))
 def _pool2d(X: Array, window: tuple[int, ...], mode: str) -> Array:
     pool = max_pool if mode == "max" else avg_pool
-    return pool(X[None], window, stride=1)[0]  # pyright: ignore[reportIndexIssue]
+    return pool(X[None], window, stride=1)[0]
 
 
 def _check_axes(name: str, value: Any, form: str) -> None:

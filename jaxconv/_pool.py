@@ -6,7 +6,8 @@ batch: `(batch * c, *spatial, 1)`, without moving a number.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +16,48 @@ from jax import Array
 from jaxtyping import Int32, Num
 
 from . import _arrays, _check
+from ._arrays import ArrayIn
 from ._check import Pairs
 from ._form import PoolForm
 from ._geometry import Geometry, pool_geometry
 from ._layout import Layout
 from ._primitives import bind, window_argmax_p, window_max_p, window_sum_p
-from ._types import ArrayIn, Padding, PerAxis
+from ._types import Padding, PerAxis
 
 CACHED_CALLS = 4096
 
 
+@overload
 def max_pool(
     x: Num[ArrayIn, "..."],
-    window: tuple[int, ...],
+    window: Sequence[SupportsIndex],
+    *,
+    stride: PerAxis | None = None,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[False] = False,
+    layout: str | None = None,
+) -> Num[Array, "..."]: ...
+
+
+@overload
+def max_pool(
+    x: Num[ArrayIn, "..."],
+    window: Sequence[SupportsIndex],
+    *,
+    stride: PerAxis | None = None,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+    return_indices: Literal[True],
+    layout: str | None = None,
+) -> tuple[Num[Array, "..."], Int32[Array, "..."]]: ...
+
+
+def max_pool(
+    x: Num[ArrayIn, "..."],
+    window: Sequence[SupportsIndex],
     *,
     stride: PerAxis | None = None,
     padding: Padding = 0,
@@ -76,7 +106,7 @@ def max_pool(
 
 def min_pool(
     x: Num[ArrayIn, "..."],
-    window: tuple[int, ...],
+    window: Sequence[SupportsIndex],
     *,
     stride: PerAxis | None = None,
     padding: Padding = 0,
@@ -110,14 +140,14 @@ def min_pool(
 
 def avg_pool(
     x: Num[ArrayIn, "..."],
-    window: tuple[int, ...],
+    window: Sequence[SupportsIndex],
     *,
     stride: PerAxis | None = None,
     padding: Padding = 0,
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-    divisor_override: int | None = None,
+    divisor_override: SupportsIndex | None = None,
     layout: str | None = None,
 ) -> Num[Array, "..."]:
     """The mean of each window: `y[c, i] = sum_a x[c, i*stride + a*dilation - low] / count[i]`.
@@ -188,16 +218,32 @@ def _parse(x: Any, window: Any, stride: Any, padding: Any, dilation: Any, ceil: 
 
 
 class _Plan(NamedTuple):
-    """A pooling call, checked: its geometry and the shapes on the way."""
+    """A pooling call, checked: its geometry, its padding without overhang, and its shapes."""
 
     geometry: Geometry
     explicit: Pairs
+    spatial: tuple[int, ...]
     flat: tuple[int, ...]
     result: tuple[int, ...]
 
     def apply(self, primitive: Any, x: Array, dtype: Any = None) -> Array:
         form = PoolForm(self.geometry, (x.dtype, x.dtype if dtype is None else dtype))
-        return bind(primitive, x.reshape(self.flat), form=form).reshape(self.result)
+        x = x.reshape(self.flat)
+        limits = (x.shape[0], *self.geometry.spatial, x.shape[-1])
+        kept = x[tuple(slice(limit) for limit in limits)] if limits != x.shape else x
+        return bind(primitive, kept, form=form).reshape(self.result)
+
+    def winners(self, x: Array) -> Array:
+        """Flat positions in the whole plane, also where ceil mode has cropped it beforehand."""
+        index = self.apply(window_argmax_p, jax.lax.stop_gradient(x))
+        if self.geometry.spatial == self.spatial:
+            return index
+        whole, rest = jnp.zeros_like(index), index
+        steps = zip(self.spatial[::-1], self.geometry.spatial[::-1], strict=True)
+        pitch = 1
+        for size, kept in steps:
+            whole, rest, pitch = whole + rest % kept * pitch, rest // kept, pitch * size
+        return jnp.where(index < 0, index, whole)
 
 
 def _plan(call: _Call) -> _Plan:
@@ -211,8 +257,8 @@ def _plan(call: _Call) -> _Plan:
     rows, depth = math.prod(batch), channels
     if not layout.channels_last:
         rows, depth = rows * channels, 1
-    flat = (rows, *spatial, depth)
-    return _Plan(geometry, explicit, flat, layout.image(batch, channels, geometry.output))
+    result = layout.image(batch, channels, geometry.output)
+    return _Plan(geometry, explicit, spatial, (rows, *spatial, depth), result)
 
 
 @functools.lru_cache(maxsize=CACHED_CALLS)
@@ -225,7 +271,7 @@ def _max_program(call: _Call, return_indices: bool):
         y = plan.apply(window_max_p, x)
         if not return_indices:
             return y
-        return y, plan.apply(window_argmax_p, jax.lax.stop_gradient(x))
+        return y, plan.winners(x)
 
     return max_pool
 

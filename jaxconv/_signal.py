@@ -9,8 +9,8 @@ from jax import Array
 from jaxtyping import Num
 
 from . import _arrays, _check
+from ._arrays import ArrayIn
 from ._conv import conv
-from ._types import ArrayIn
 
 MODES = ("full", "same", "valid")
 
@@ -108,7 +108,6 @@ def _program(mode: str, x_shape: tuple[int, ...], k_shape: tuple[int, ...], corr
 
     @functools.partial(jax.jit, inline=True)
     def program(x, k):
-        x, k = _arrays.promote(x, k)
         k = k.conj() if correlation else k
         image, kernel = (k, x) if exchanged else (x, k)
         kernel = kernel if correlation else jnp.flip(kernel)

@@ -15,9 +15,10 @@ from jax import Array
 from jaxtyping import Float, Num
 
 from . import _arrays, _check, _pad
+from ._arrays import ArrayIn
 from ._conv import conv
 from ._layout import Layout
-from ._types import ArrayIn, PerAxis
+from ._types import PerAxis
 
 
 def mean(size: PerAxis) -> Float[Array, "..."]:
@@ -65,8 +66,10 @@ def gaussian(size: PerAxis, sigma: float | tuple[float, ...]) -> Float[Array, ".
     shape = _size(size)
     kernel = np.ones(())
     for taps, width in zip(shape, _sigmas(sigma, len(shape)), strict=True):
-        position = np.arange(taps) - (taps - 1) / 2
-        bell = np.exp(-0.5 * (position / width) ** 2)
+        square = (np.arange(taps) - (taps - 1) / 2) ** 2
+        # Relative to the innermost taps, so that the narrowest bell still has something to sum.
+        with np.errstate(over="ignore"):
+            bell = np.exp(-0.5 * ((square - square.min()) / width / width))
         kernel = np.multiply.outer(kernel, bell / bell.sum())
     return jnp.asarray(kernel, dtype=float)
 
@@ -193,7 +196,22 @@ def apply(
         raise ValueError(
             f"image must have at least the {rank} axes of kernel {kernel.shape}; got {image.shape}"
         )
-    return _apply(image, kernel, padding_mode, order.channels_last and image.ndim > rank)
+    channels_last = order.channels_last and image.ndim > rank
+    spatial = order.spatial(image.shape) if channels_last else image.shape[image.ndim - rank :]
+    _arrays.static_shape("image", image.shape, spatial)
+    try:
+        _pad.check(padding_mode, spatial, _centred(kernel.shape))
+    except ValueError as error:
+        raise ValueError(
+            f"image must be large enough for kernel {kernel.shape} in padding_mode "
+            f"{padding_mode!r}; got image {image.shape}: {error}"
+        ) from None
+    return _apply(image, kernel, padding_mode, channels_last)
+
+
+def _centred(window: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Padding that keeps the size, the centre of a window of k at k // 2."""
+    return tuple((k // 2, k - 1 - k // 2) for k in window)
 
 
 @functools.partial(jax.jit, inline=True, static_argnums=(2, 3))
@@ -203,25 +221,26 @@ def _apply(image: Array, kernel: Array, padding_mode: str, channels_last: bool) 
     filtered = conv(
         jnp.expand_dims(planes, -kernel.ndim - 1),
         kernel[None, None],
-        padding=tuple((k // 2, k - 1 - k // 2) for k in kernel.shape),
+        padding=_centred(kernel.shape),
         padding_mode=padding_mode,
     ).reshape(planes.shape)
     return jnp.moveaxis(filtered, 0, -1) if channels_last else filtered
 
 
 def _size(size: Any) -> tuple[int, ...]:
-    if hasattr(size, "__len__"):
+    if _check.is_many(size):
         return _check.sizes("size", size, 1)
     return (_check.integer("size", size, 1),) * 2
 
 
 def _sigmas(sigma: Any, rank: int) -> tuple[float, ...]:
-    given = (
-        _check.sequence("sigma", sigma, "numbers") if hasattr(sigma, "__len__") else (sigma,) * rank
-    )
+    many = isinstance(sigma, (str, bytes)) or _check.is_many(sigma)
+    given = _check.sequence("sigma", sigma, "numbers") if many else (sigma,) * rank
     if len(given) != rank:
         raise ValueError(f"sigma must be one number or {rank}, one per axis; got {sigma!r}")
     try:
+        if any(isinstance(width, (bool, str, bytes)) for width in given):
+            raise TypeError
         widths = tuple(float(width) for width in given)
     except (TypeError, ValueError):
         raise TypeError(f"sigma must be a number; got {_check.describe(sigma)}") from None

@@ -6,7 +6,7 @@ are in `_geometry`, which the functions share with those that compute.
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 from . import _check
 from ._check import Pairs
@@ -19,15 +19,16 @@ from ._geometry import (
     transpose_geometry,
 )
 from ._layout import Layout
+from ._types import Padding, PerAxis
 
 
 def conv_output_shape(
-    spatial: Sequence[int],
-    window: Sequence[int],
+    spatial: Sequence[SupportsIndex],
+    window: Sequence[SupportsIndex],
     *,
-    stride: int | Sequence[int] = 1,
-    padding: Any = 0,
-    dilation: int | Sequence[int] = 1,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
 ) -> Ints:
     """Spatial sizes of `conv`'s output: `floor((n + low + high - d*(k-1) - 1) / s) + 1` per axis.
 
@@ -52,13 +53,13 @@ def conv_output_shape(
 
 
 def conv_transpose_output_shape(
-    spatial: Sequence[int],
-    window: Sequence[int],
+    spatial: Sequence[SupportsIndex],
+    window: Sequence[SupportsIndex],
     *,
-    stride: int | Sequence[int] = 1,
-    padding: Any = 0,
-    output_padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    output_padding: PerAxis = 0,
+    dilation: PerAxis = 1,
 ) -> Ints:
     """Spatial sizes of `conv_transpose`'s output.
 
@@ -82,23 +83,24 @@ def conv_transpose_output_shape(
     """
     sizes, taps, steps, pairs, spread = _parse(spatial, window, stride, padding, dilation)
     extra = _check.per_axis("output_padding", output_padding, len(taps), 0)
-    return transpose_geometry(sizes, taps, steps, pairs, extra, spread).spatial
+    return transpose_geometry(sizes, taps, steps, pairs, extra, spread, source="spatial").spatial
 
 
 def pool_output_shape(
-    spatial: Sequence[int],
-    window: Sequence[int],
+    spatial: Sequence[SupportsIndex],
+    window: Sequence[SupportsIndex],
     *,
-    stride: int | Sequence[int] | None = None,
-    padding: Any = 0,
-    dilation: int | Sequence[int] = 1,
+    stride: PerAxis | None = None,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> Ints:
     """Spatial sizes of a pooling's output: `conv_output_shape`, rounded up in ceil mode.
 
     Args:
         spatial: input sizes, one int per axis.
-        window: window sizes, one int per axis; `stride=None` means the window.
+        window: window sizes, one int per axis, at least 1.
+        stride: as in `jaxconv.max_pool`; None means the window.
         padding, dilation: as in `jaxconv.max_pool`.
         ceil_mode: count a last window that reaches beyond the padding, if it starts before it.
 
@@ -171,6 +173,8 @@ def receptive_field(layers: Iterable[Sequence[Any]]) -> ReceptiveField:
     >>> receptive_field([((2, 2), 1, 0, 1), ((2, 2), 1, 0, 1)])
     ReceptiveField(size=(3, 3), jump=(1, 1), start=(0, 0))
     """
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"layers must be a sequence of layers; got {_check.describe(layers)}")
     parsed = [_parse_layer(number, layer) for number, layer in enumerate(layers)]
     ranks = sorted({len(window) for window, *_ in parsed})
     if len(ranks) != 1:
@@ -223,15 +227,15 @@ class ConvCost(NamedTuple):
 
 
 def conv_cost(
-    x_shape: Sequence[int],
-    kernel_shape: Sequence[int],
+    x_shape: Sequence[SupportsIndex],
+    kernel_shape: Sequence[SupportsIndex],
     *,
-    stride: int | Sequence[int] = 1,
-    padding: Any = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
+    stride: PerAxis = 1,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    groups: SupportsIndex = 1,
     layout: str | None = None,
-    itemsize: int = 4,
+    itemsize: SupportsIndex = 4,
 ) -> ConvCost:
     """Parameters, multiply-adds and bytes of `conv` on arrays of these shapes.
 
@@ -258,16 +262,12 @@ def conv_cost(
     x_sizes = _shape("x_shape", x_shape)
     kernel_sizes = _shape("kernel_shape", kernel_shape)
     order = Layout.parse(layout, len(kernel_sizes) - 2, "kernel_shape", kernel_sizes)
-    _, c_o, spatial, window = order.match(
-        x_sizes,
-        kernel_sizes,
-        _check.integer("groups", groups, 1),
-        names=("x_shape", "kernel_shape"),
-    )
+    blocks = _check.integer("groups", groups, 1)
+    names = ("x_shape", "kernel_shape")
+    _, c_o, spatial, window = order.match(x_sizes, kernel_sizes, blocks, names)
     taps = _check.sizes("kernel_shape's window", window, 1)
-    geometry = conv_geometry(
-        *_parse(spatial, taps, stride, padding, dilation), groups, source="x_shape"
-    )
+    parsed = _parse(spatial, taps, stride, padding, dilation)
+    geometry = conv_geometry(*parsed, blocks, source="x_shape")
     batch = math.prod(order.batch(x_sizes))
     parameters = math.prod(kernel_sizes)
     outputs = batch * math.prod(geometry.output)

@@ -15,7 +15,9 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Num
 
-from ._types import ArrayIn, Padding, PerAxis
+from ._types import Padding, PerAxis
+
+ArrayIn = Array | np.ndarray
 
 
 def corr2d(X: Num[ArrayIn, "h w"], K: Num[ArrayIn, "kh kw"]) -> Num[Array, "h-kh+1 w-kw+1"]:
@@ -53,7 +55,7 @@ def corr2d_multi_in_out_1x1(
 ) -> Num[Array, "co h w"]:
     """`Y[p, i, j] = sum_d K[p, d] X[d, i, j]` (notes, section 4)."""
     X, K = jnp.asarray(X), jnp.asarray(K)
-    at_pixel = jax.vmap(lambda pixel: (K.reshape(K.shape[:2]) * pixel).sum(axis=1), -1, -1)
+    at_pixel = jax.vmap(lambda x: jax.vmap(lambda k: (k * x).sum())(K.reshape(K.shape[:2])), -1, -1)
     return jax.vmap(at_pixel, -1, -1)(X)
 
 
@@ -187,9 +189,9 @@ class _Pool(NamedTuple):
         pairs = []
         for axis, (n, k, s, d) in enumerate(zip(sizes, self.window, steps, spread, strict=True)):
             reach = d * (k - 1)
-            low, _ = _low_high(self.padding, axis, n, reach, s)
+            low, high = _low_high(self.padding, axis, n, reach, s)
             start = 0
-            while start + reach + 1 < padded[axis] and start + s < n + low:
+            while start + reach + 1 < padded[axis] and start + s < n + low + min(high, 0):
                 start += s
             pairs.append((0, start + reach + 1 - padded[axis]))
         return tuple(pairs)

@@ -147,6 +147,15 @@ POOL = [
     PoolCase("ceil", (1, 2, 5, 8), (2, 3), {"ceil_mode": True}),
     PoolCase("ceil-padding", (1, 2, 6, 7), (3, 2), {"ceil_mode": True, "padding": 1, "stride": 2}),
     PoolCase("ceil-drops", (1, 1, 3, 4), (1, 2), {"ceil_mode": True, "stride": (3, 3)}),
+    PoolCase(
+        "ceil-crops", (1, 2, 10), (3,), {"ceil_mode": True, "stride": 3, "padding": ((0, -6),)}
+    ),
+    PoolCase(
+        "ceil-crops-2d",
+        (1, 2, 9, 8),
+        (2, 3),
+        {"ceil_mode": True, "stride": 2, "padding": ((-1, 1), (1, -2)), "dilation": (2, 1)},
+    ),
     PoolCase("ceil-alone", (1, 1, 2), (3,), {"ceil_mode": True, "stride": 2}),
     PoolCase("long-window", (1, 2, 40), (19,), {"stride": 2}),
 ]

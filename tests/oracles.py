@@ -151,7 +151,7 @@ def pool_axis(n, k, s, d, low, high, ceil_mode):
         raise RefusedError
     room = n + low + high - d * (k - 1) - 1
     outputs = (-(-room // s) if ceil_mode else room // s) + 1
-    if ceil_mode and (outputs - 1) * s >= n + low:
+    if ceil_mode and (outputs - 1) * s >= n + low + min(high, 0):
         outputs -= 1
     if outputs < 1:
         raise RefusedError
@@ -168,7 +168,9 @@ class Windows:
         self.spatial = spatial
         self.sides = pairs(padding, spatial, window, stride, dilation)
         axes = zip(spatial, window, stride, dilation, self.sides, strict=True)
-        self.reads = [pool_axis(n, k, s, d, *side, ceil_mode) for n, k, s, d, side in axes]
+        self.reads = [
+            pool_axis(n, k, s, d, low, high, ceil_mode) for n, k, s, d, (low, high) in axes
+        ]
         self.sizes = tuple(len(reads) for reads in self.reads)
 
     def elements(self, output):

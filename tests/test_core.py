@@ -33,7 +33,7 @@ def test_every_derivative_is_one_of_the_three_projections():
     names = {p.name for p in (output_p, input_grad_p, kernel_grad_p)}
     assert primitives(conv, x, w) == ["jaxconv_output"]
     gradient = jax.grad(lambda x, w: conv(x, w).sum(), (0, 1))
-    assert sorted(primitives(gradient, x, w)) == ["jaxconv_input_grad", "jaxconv_kernel_grad"]
+    assert sorted(primitives(gradient, x, w)) == sorted(names)
     second = jax.jacfwd(jax.jacrev(lambda x, w: jnp.sin(conv(x, w)).sum(), (0, 1)), (0, 1))
     third = jax.jvp(gradient, (x, w), (x, w))
     assert set(primitives(second, x, w)) == names
@@ -72,8 +72,8 @@ def test_direct_is_laxs_own_convolution():
     x, w, _ = CASE.arrays()
     options = dict(CASE.options)
     want = jax.lax.conv_general_dilated(
-        x[:, :, 0:],
-        w,
+        jnp.asarray(x),
+        jnp.asarray(w),
         options["stride"],
         options["padding"],
         rhs_dilation=options["dilation"],

@@ -1,5 +1,7 @@
 """Derivatives to order 3, forward and reverse, of every projection, option and pool."""
 
+from typing import Any
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -160,7 +162,7 @@ def test_half_precision_gradients_are_summed_in_float32():
     assert jax.grad(lambda w: jc.conv(x, w).sum().astype("float32"))(w)[0, 0, 0] == 8192
     narrow, wide = jnp.ones((1, 1), "bfloat16"), jnp.ones((8192, 1, 1), "bfloat16")
     assert jax.grad(lambda x: jc.conv(x, wide).sum().astype("float32"))(narrow)[0, 0] == 8192
-    options = {"padding": 4095, "stride": 1}
+    options: dict[str, Any] = {"padding": 4095, "stride": 1}
     top = jnp.asarray([[1.0]], "bfloat16")
     assert jax.grad(lambda x: jc.max_pool(x, (4096,), **options).sum())(top)[0, 0] == 4096
     # 1/4096 each, 4096 times.

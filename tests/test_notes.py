@@ -1,4 +1,4 @@
-"""The notes' checklist, sections 1 to 6, item by item: the numbers that they print, by our functions.
+"""The notes' checklist, sections 1 to 6, item by item: the numbers that they print, by us.
 
 The training logs of section 2 are in `test_edge_kernel`, sizes and costs alone in `test_geometry`,
 the 1-D filters in `test_filters`.

@@ -1,5 +1,7 @@
 """Values of the convolutions and pools against oracles, in every dtype and both layouts."""
 
+from typing import Any
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -262,8 +264,9 @@ def test_avg_pool_of_integers_is_a_float():
 
 
 def test_windows_without_elements():
-    """Of x = 1, 2, 3 padded by 2 on both sides with windows of 1 element spread 3 wide."""
-    x, options = jnp.asarray([[1.0]]), {"stride": 1, "padding": 3, "dilation": 3}
+    """One element, padded by 3 on both sides; the inner windows straddle it."""
+    x = jnp.asarray([[1.0]])
+    options: dict[str, Any] = {"stride": 1, "padding": 3, "dilation": 3}
     _, index = jc.max_pool(x, (2,), return_indices=True, **options)
     np.testing.assert_array_equal(index, [[0, -1, -1, 0]])
     np.testing.assert_array_equal(jc.max_pool(x, (2,), **options), [[1, -np.inf, -np.inf, 1]])
@@ -304,7 +307,7 @@ EMPTY = [
 
 @pytest.mark.parametrize(("x", "w", "y"), [e[1:] for e in EMPTY], ids=[e[0] for e in EMPTY])
 def test_empty_arrays_give_empty_or_zero_results(x, w, y):
-    options = {"padding": ((2, 2), (0, 0))} if 0 in x[2:] else {}
+    options: dict[str, Any] = {"padding": ((2, 2), (0, 0))} if 0 in x[2:] else {}
     image, kernel = jnp.ones(x), jnp.ones(w)
     out, pull = jax.vjp(lambda x, w: jc.conv(x, w, **options), image, kernel)
     assert out.shape == y
