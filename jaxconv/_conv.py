@@ -199,9 +199,11 @@ def _conv_program(
 ):
     c_i, c_o, spatial, window = layout.match(x_shape, kernel_shape, groups)
     _arrays.static_shape("x", x_shape, spatial)
-    _check.sizes("kernel's window", window, 1)
+    layout.check_window("kernel", kernel_shape)
     _check_bias(bias_shape, [(c_o,), (c_o, c_i // groups)], "(c_o,) or (c_o, c_i // groups)")
-    geometry = conv_geometry(spatial, window, stride, padding, dilation, groups)
+    geometry = conv_geometry(
+        spatial, window, stride, padding, dilation, groups, window_source="kernel's window"
+    )
     pairs = geometry.padding
     _pad.check(mode, spatial, pairs)
     if mode != "zeros":
@@ -237,7 +239,7 @@ def _conv_transpose_program(
             f"{kernel_shape} with {c_o}"
         )
     layout.check_groups("kernel", kernel_shape, groups)
-    _check.sizes("kernel's window", window, 1)
+    layout.check_window("kernel", kernel_shape)
     spatial, c_i = layout.spatial(y_shape), per_group * groups
     _arrays.static_shape("y", y_shape, spatial)
     _check_bias(bias_shape, [(c_i,)], "(c_i,), one per output channel")

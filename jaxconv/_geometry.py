@@ -94,6 +94,7 @@ def conv_geometry(
     groups: int = 1,
     *,
     source: str = "x",
+    window_source: str = "window",
 ) -> Geometry:
     """The geometry of a forward convolution, its paddings resolved and its windows seen to fit.
 
@@ -105,8 +106,8 @@ def conv_geometry(
     fits = all(e <= n for e, n in zip(geometry.extent, geometry.padded, strict=True))
     if not fits:
         raise ValueError(
-            f"window {window} with dilation {dilation} spans {geometry.extent}, which is larger "
-            f"than the padded input {geometry.padded}: {source} has spatial shape {spatial} and "
+            f"{window_source} {window} with dilation {dilation} spans {geometry.extent}, which is "
+            f"larger than the padded input {geometry.padded}: {source} has spatial shape {spatial}, "
             f"padding is {pairs}; a smaller window or dilation, or more padding, is needed"
         )
     return geometry

@@ -104,6 +104,14 @@ class Layout:
                 f"{self.rank + 1} axes in all; got shape {shape}"
             )
 
+    def check_window(self, kernel_name: str, shape: tuple[int, ...]) -> None:
+        """A kernel needs at least one tap on every axis."""
+        if 0 in self.split_kernel(shape)[2]:
+            raise ValueError(
+                f"{kernel_name} must have at least one tap on every spatial axis; got "
+                f"{self.kernel_form} = {shape}"
+            )
+
     def check_groups(self, kernel_name: str, shape: tuple[int, ...], groups: int) -> None:
         """The kernel's output channels split evenly into groups."""
         c_o = self.split_kernel(shape)[0]

@@ -1,5 +1,6 @@
 """One table of cases that the value, gradient, dtype, layout, vmap and jit tests share."""
 
+import math
 import zlib
 from typing import Any, NamedTuple
 
@@ -198,7 +199,8 @@ def kernel_last(kernel):
 
 def one_batch(image, rank):
     """An image with exactly one batch axis, for the oracles."""
-    return np.asarray(image).reshape(-1, *image.shape[-rank - 1 :])
+    rows = math.prod(image.shape[: -rank - 1])
+    return np.asarray(image).reshape(rows, *image.shape[-rank - 1 :])
 
 
 def close(got, want, tolerance):
