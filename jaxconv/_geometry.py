@@ -107,8 +107,8 @@ def conv_geometry(
     if not fits:
         raise ValueError(
             f"{window_source} {window} with dilation {dilation} spans {geometry.extent}, which is "
-            f"larger than the padded input {geometry.padded}: {source} has spatial shape {spatial}, "
-            f"padding is {pairs}; a smaller window or dilation, or more padding, is needed"
+            f"larger than the padded input {geometry.padded}: {source} has spatial shape "
+            f"{spatial}, padding is {pairs}; a smaller window or dilation or more padding is needed"
         )
     return geometry
 

@@ -402,3 +402,13 @@ def test_functions_fit_a_screen(name: str):
     source = PATHS[name].read_text().splitlines()
     lengths = {(f.lineno, f.name): code_lines(f, source) for f in definitions(TREES[name])}
     assert {key: length for key, length in lengths.items() if length > LONGEST} == {}
+
+
+def test_ci_runs_exactly_the_readmes_two_commands():
+    readme = (ROOT.parent / "README.md").read_text()
+    section = readme.partition("## Two commands")[2].partition("## ")[0]
+    commands = [line for line in section.splitlines() if line.startswith("pip install")]
+    ci = (ROOT.parent / ".ci" / "run").read_text().splitlines()
+    assert len(commands) == 2
+    assert [line for line in ci if line.startswith("pip install")] == commands
+    assert ci[-3:] == ["ruff check .", "ruff format --check .", "pyright"]
