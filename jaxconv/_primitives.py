@@ -55,13 +55,15 @@ def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: boo
         return choose(problem)[0].maps[name](problem, *operands)
 
     @functools.lru_cache(maxsize=CACHED_PROGRAMS)
-    def program(form, platform):
-        return jax.jit(functools.partial(compute, form=form, platform=platform))
+    def program(form):
+        return jax.jit(functools.partial(primitive.bind, form=form))
 
     def eager(*operands, form):
         # Reached outside of any jit: in derivatives taken eagerly, or under jax.disable_jit().
+        if not jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return program(form)(*operands)
         platform = jax.default_backend()
-        return program(form, "cuda" if platform == "gpu" else platform)(*operands)
+        return compute(*operands, form=form, platform="cuda" if platform == "gpu" else platform)
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(eager)

@@ -1,0 +1,125 @@
+"""Four devices: sharded batches and `shard_map` give what one device gives, gradients included.
+
+jax reads the number of host devices once, so that this runs itself in a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxconv as jc
+
+INSIDE = "JAXCONV_TEST_DEVICES" in os.environ
+inside = pytest.mark.skipif(not INSIDE, reason="runs in the process with four devices")
+
+
+@pytest.mark.skipif(INSIDE, reason="the process that this starts")
+def test_on_four_devices():
+    root = Path(__file__).parent.parent
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "JAXCONV_TEST_DEVICES": "4", "XLA_FLAGS": flags}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(__file__)]
+    ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "14 passed, 1 skipped" in ran.stdout
+
+
+X = np.random.default_rng(0).normal(size=(8, 9, 8, 3))
+W = np.random.default_rng(1).normal(size=(3, 2, 3, 4))
+
+
+def network(x, w):
+    """Convolution and both kinds of pool, channels last; a number for each image."""
+    hidden = jc.max_pool(jc.conv(x, w, padding=1, layout="NHWC"), (2, 2), layout="NHWC")
+    back = jc.conv_transpose(hidden, w, stride=2, layout="NHWC")
+    return jc.avg_pool(jnp.sin(back), (3, 3), layout="NHWC").sum(axis=(1, 2, 3))
+
+
+def loss(x, w):
+    return network(x, w).sum()
+
+
+GRADIENTS = jax.value_and_grad(loss, (0, 1))
+
+
+def compare(got, want):
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def sharded(kind):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+    x = jax.device_put(X, NamedSharding(mesh, P("data")))
+    return mesh, x, jax.device_put(W, NamedSharding(mesh, P()))
+
+
+@inside
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("jit", [True, False])
+def test_a_sharded_batch(kind, jit):
+    mesh, x, w = sharded(kind)
+    with jax.set_mesh(mesh):
+        got = (jax.jit(GRADIENTS) if jit else GRADIENTS)(x, w)
+    compare(got, GRADIENTS(X, W))
+    if jit:  # one program: the batch stays where it is
+        assert got[1][0].sharding.spec[0] == "data"
+
+
+@inside
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_shard_map(kind, check):
+    mesh, x, w = sharded(kind)
+
+    def total(x, w):
+        return jax.lax.psum(loss(x, w), "data")
+
+    with jax.set_mesh(mesh):
+        mapped = jax.shard_map(
+            total, mesh=mesh, in_specs=(P("data"), P()), out_specs=P(), check_vma=check
+        )
+        compare(jax.jit(mapped)(x, w), loss(X, W))
+        compare(jax.grad(mapped, (0, 1))(x, w), GRADIENTS(X, W)[1])
+
+
+@inside
+def test_a_shared_kernels_gradient_inside_of_shard_map_is_the_sum_over_devices():
+    """Differentiated inside: the kernel is cast to vary, and the cast's transpose is a sum."""
+    mesh, x, w = sharded(AxisType.Auto)
+    inner = jax.shard_map(
+        lambda x, w: jax.grad(loss, 1)(x, w), mesh=mesh, in_specs=(P("data"), P()), out_specs=P()
+    )
+    compare(jax.jit(inner)(x, w), GRADIENTS(X, W)[1][1])
+
+
+@inside
+@pytest.mark.parametrize("operand", ["x", "w", "both"])
+def test_types_keep_the_batchs_sharding_alone(operand):
+    mesh, x, w = sharded(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        moved = jax.device_put(W, NamedSharding(mesh, P(None, None, None, "data")))
+        x = x if operand != "w" else jax.device_put(X, NamedSharding(mesh, P()))
+        kernel = moved if operand != "x" else w
+        y = jax.jit(lambda x, w: jc.conv(x, w, layout="NHWC"))(x, kernel)
+    compare(y, jc.conv(X, W, layout="NHWC"))
+
+
+@inside
+@pytest.mark.parametrize("operand", ["image", "kernel"])
+def test_vmap_over_a_sharded_axis(operand):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    x, w = np.stack([X[:2]] * 4), np.stack([W, W - 1, 2 * W, -W])
+    axes = (0, None) if operand == "image" else (None, 0)
+    arguments = (x, W) if operand == "image" else (X[:2], w)
+    specs = [NamedSharding(mesh, P("data") if axis == 0 else P()) for axis in axes]
+    placed = [jax.device_put(value, spec) for value, spec in zip(arguments, specs, strict=True)]
+    function = jax.vmap(network, axes)
+    compare(jax.jit(function)(*placed), function(*arguments))
