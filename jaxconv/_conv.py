@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Num
 
-from . import _arrays, _check, _pad
+from . import _arrays, _check, _mesh, _pad
 from ._arrays import ArrayIn, DTypeLike, PrecisionLike
 from ._choice import check_asked
 from ._form import Form, Problem
@@ -220,8 +220,8 @@ def _conv_program(
         dtype, summed = _dtypes(x.dtype, numerics.preferred, bias)
         form = _form(geometry, layout, (x.dtype, kernel.dtype, summed), numerics)
         check_asked(numerics.algorithm, Problem("output", form, (flat, kernel_shape), _platform()))
-        y = bind(output_p, x.reshape(flat), kernel, form=form).reshape(result)
-        return _add_bias(y, bias, layout).astype(dtype)
+        y = bind(output_p, _mesh.reshape(x, flat), kernel, form=form)
+        return _add_bias(_mesh.reshape(y, result), bias, layout).astype(dtype)
 
     return conv
 
@@ -254,8 +254,8 @@ def _conv_transpose_program(
         form = _form(geometry, layout, (summed, kernel.dtype, y.dtype), numerics)
         problem = Problem("input_grad", form, (flat, kernel_shape), _platform())
         check_asked(numerics.algorithm, problem)
-        x = bind(input_grad_p, y.reshape(flat), kernel, form=form).reshape(result)
-        return _add_bias(x, bias, layout).astype(dtype)
+        x = bind(input_grad_p, _mesh.reshape(y, flat), kernel, form=form)
+        return _add_bias(_mesh.reshape(x, result), bias, layout).astype(dtype)
 
     return conv_transpose
 

@@ -44,6 +44,15 @@ def result_type(operand: ShapedArray, shape: Any, dtype: Any, batched: bool) -> 
     return operand.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
 
 
+def reshape(x: Array, shape: Any) -> Array:
+    """`x.reshape(shape)`, at which an explicit sharding of the first axis stays with the first."""
+    sharding = jax.typeof(x).sharding
+    if not any(sharding.spec):
+        return x.reshape(shape)
+    spec = PartitionSpec(sharding.spec[0], *(None,) * (len(shape) - 1))
+    return lax.reshape(x, shape, out_sharding=NamedSharding(sharding.mesh, spec))
+
+
 def plain_type(aval: Any) -> ShapedArray:
     """Shape and dtype alone, for lowering, where the mesh has been dealt with."""
     return ShapedArray(aval.shape, aval.dtype)

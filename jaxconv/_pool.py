@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int32, Num
 
-from . import _arrays, _check
+from . import _arrays, _check, _mesh
 from ._arrays import ArrayIn
 from ._check import Pairs
 from ._form import PoolForm
@@ -228,10 +228,10 @@ class _Plan(NamedTuple):
 
     def apply(self, primitive: Any, x: Array, dtype: Any = None) -> Array:
         form = PoolForm(self.geometry, (x.dtype, x.dtype if dtype is None else dtype))
-        x = x.reshape(self.flat)
+        x = _mesh.reshape(x, self.flat)
         limits = (x.shape[0], *self.geometry.spatial, x.shape[-1])
         kept = x[tuple(slice(limit) for limit in limits)] if limits != x.shape else x
-        return bind(primitive, kept, form=form).reshape(self.result)
+        return _mesh.reshape(bind(primitive, kept, form=form), self.result)
 
     def winners(self, x: Array) -> Array:
         """Flat positions in the whole plane, also where ceil mode has cropped it beforehand."""

@@ -29,7 +29,7 @@ def test_on_four_devices():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(__file__)]
     ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "14 passed, 1 skipped" in ran.stdout
+    assert "16 passed, 1 skipped" in ran.stdout
 
 
 X = np.random.default_rng(0).normal(size=(8, 9, 8, 3))
@@ -71,6 +71,25 @@ def test_a_sharded_batch(kind, jit):
     compare(got, GRADIENTS(X, W))
     if jit:  # one program: the batch stays where it is
         assert got[1][0].sharding.spec[0] == "data"
+
+
+@inside
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_channels_first_and_two_batch_axes(kind):
+    """The reshapes at the doors keep the sharding of the first axis."""
+
+    def network(x, w):
+        hidden = jc.max_pool(jc.conv(x, w, padding=1), (2, 2))
+        return jnp.sin(jc.avg_pool(jc.conv_transpose(hidden, w), (2, 3))).sum()
+
+    gradients = jax.value_and_grad(network, (0, 1))
+    x, w = X.transpose(0, 3, 1, 2).reshape(4, 2, 3, 9, 8), W.transpose(3, 2, 0, 1)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(x, NamedSharding(mesh, P("data")))
+        shared = jax.device_put(w, NamedSharding(mesh, P()))
+        got = jax.jit(gradients)(placed, shared)
+    compare(got, gradients(x, w))
 
 
 @inside
