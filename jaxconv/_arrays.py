@@ -1,5 +1,6 @@
 """Checks and conversions of array arguments at the door: type, dtype, promotion, precision."""
 
+import math
 from typing import Any
 
 import jax
@@ -33,6 +34,8 @@ def array(name: str, value: Any) -> Any:
     Raises:
         TypeError: for anything else, and for dtypes without arithmetic.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be an array without a mask; got {_check.describe(value)}")
     if not isinstance(value, (jax.Array, np.ndarray)):
         convert = getattr(value, "__jax_array__", None)
         if convert is None:
@@ -56,11 +59,21 @@ def static_shape(name: str, shape: tuple[Any, ...], sizes: tuple[Any, ...]) -> N
         raise ValueError(f"{name} must have static spatial sizes; got shape {shape}")
 
 
+def computable(name: str, shape: tuple[Any, ...]) -> None:
+    """XLA counts elements in 64 bits, and ends the process where they do not suffice.
+
+    Raises:
+        ValueError: naming the argument that asks for such a result.
+    """
+    if math.prod(size for size in shape if type(size) is int) > _check.LARGEST:
+        raise ValueError(f"{name} must leave a result that fits into memory; got {shape}")
+
+
 def dtype(name: str, value: Any) -> np.dtype:
     """`value` as a NumPy dtype; a TypeError for what is none."""
     try:
         return np.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise TypeError(f"{name} must be a dtype; got {_check.describe(value)}") from None
 
 

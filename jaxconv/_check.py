@@ -10,6 +10,8 @@ from typing import Any
 
 Pairs = tuple[tuple[int, int], ...]
 
+#: Sizes, steps and paddings beyond this are mistakes, which XLA answers by ending the process.
+LARGEST = 2**31 - 1
 PADDING_NAMES = ("valid", "same", "same_lower", "full", "causal")
 
 
@@ -24,6 +26,8 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
             raise TypeError(
                 f"{name} must be a Python int known before tracing; got {describe(value)}"
             ) from None
+    if abs(value) > LARGEST:
+        raise ValueError(f"{name} must be at most {LARGEST} in size; got {describe(value)}")
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}; got {value}")
     return value
@@ -63,8 +67,6 @@ def sizes(name: str, value: Any, least: int = 0) -> tuple[int, ...]:
 
 def padding(name: str, value: Any, rank: int) -> str | Pairs:
     """A padding in its normal form: a lower-case name, or one (low, high) pair per axis."""
-    if type(value) is int:
-        return ((value, value),) * rank
     if isinstance(value, str):
         return choice(name, value.lower(), PADDING_NAMES)
     if not is_many(value):

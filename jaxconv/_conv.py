@@ -211,6 +211,8 @@ def _conv_program(
         geometry = Geometry(geometry.padded, window, stride, unpadded, dilation, groups)
     flat = layout.image((math.prod(layout.batch(x_shape)),), c_i, geometry.spatial)
     result = layout.image(layout.batch(x_shape), c_o, geometry.output)
+    _arrays.computable("padding", flat)
+    _arrays.computable("padding", result)
 
     @functools.partial(jax.jit, inline=True)
     def conv(x, kernel, bias):
@@ -246,6 +248,7 @@ def _conv_transpose_program(
     geometry = transpose_geometry(spatial, window, stride, padding, extra, dilation, groups)
     flat = layout.image((math.prod(layout.batch(y_shape)),), c_o, spatial)
     result = layout.image(layout.batch(y_shape), c_i, geometry.spatial)
+    _arrays.computable("stride and dilation", result)
 
     @functools.partial(jax.jit, inline=True)
     def conv_transpose(y, kernel, bias):

@@ -97,9 +97,11 @@ class Problem:
         form: its static parameter.
         shapes: the shapes of its operands.
         platform: what is lowered for: `"cpu"`, `"cuda"`, `"rocm"`, `"tpu"`, or `"other"`.
+        devices: how many of them the program is split over.
     """
 
     projection: str
     form: Any
     shapes: tuple[Shape, ...]
     platform: str
+    devices: int = 1

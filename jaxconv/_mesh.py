@@ -20,14 +20,26 @@ def _varying(aval: Any) -> frozenset[Any]:
     return getattr(aval, "vma", frozenset()) if manual is None else manual.varying
 
 
-def vary_together(*operands: Array) -> tuple[Array, ...]:
-    """The operands, each cast to vary along every mesh axis that any of them varies along."""
+def agree(*operands: Array) -> tuple[Array, ...]:
+    """The operands, each cast to vary along every mesh axis that any of them varies along.
+
+    Of explicit shardings only the first axis' is kept, as the results' types say.
+    """
+    operands = tuple(_sharded_by_batch(operand) for operand in operands)
     varying = [_varying(jax.typeof(operand)) for operand in operands]
     together = frozenset[Any]().union(*varying)
     return tuple(
         lax.pcast(operand, tuple(together - own), to="varying") if together - own else operand
         for operand, own in zip(operands, varying, strict=True)
     )
+
+
+def _sharded_by_batch(operand: Array) -> Array:
+    sharding = jax.typeof(operand).sharding
+    if not any(sharding.spec[1:]):
+        return operand
+    spec = PartitionSpec(sharding.spec[0], *(None,) * (operand.ndim - 1))
+    return jax.sharding.reshard(operand, NamedSharding(sharding.mesh, spec))
 
 
 def result_type(operand: ShapedArray, shape: Any, dtype: Any, batched: bool) -> ShapedArray:
@@ -51,6 +63,18 @@ def reshape(x: Array, shape: Any) -> Array:
         return x.reshape(shape)
     spec = PartitionSpec(sharding.spec[0], *(None,) * (len(shape) - 1))
     return lax.reshape(x, shape, out_sharding=NamedSharding(sharding.mesh, spec))
+
+
+def devices(ctx: Any) -> int:
+    """How many devices the partitioner will split a program over that is being lowered.
+
+    Inside a fully manual `shard_map` there is nothing left to split. Where jax does not say, many.
+    """
+    axes = ctx.module_context.axis_context
+    manual = getattr(axes, "manual_axes", None)
+    if manual is not None:
+        return 1 if set(manual) == set(axes.mesh.axis_names) else axes.mesh.size
+    return getattr(axes, "num_devices", None) or 2
 
 
 def plain_type(aval: Any) -> ShapedArray:

@@ -194,6 +194,7 @@ def _pool2d(X: Array, window: tuple[int, ...], mode: str) -> Array:
 def _check_axes(name: str, value: Any, form: str) -> None:
     if value.ndim != form.count(",") + 1:
         raise ValueError(f"{name} must have shape {form}; got {value.shape}")
+    _arrays.static_shape(name, value.shape, value.shape[-2:])
 
 
 def _check_channels(X: Any, K: Any, channels: int) -> None:

@@ -6,6 +6,7 @@ batch: `(batch * c, *spatial, 1)`, without moving a number.
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, SupportsIndex, overload
 
@@ -258,6 +259,7 @@ def _plan(call: _Call) -> _Plan:
     if not layout.channels_last:
         rows, depth = rows * channels, 1
     result = layout.image(batch, channels, geometry.output)
+    _arrays.computable("padding", result)
     return _Plan(geometry, explicit, spatial, (rows, *spatial, depth), result)
 
 
@@ -293,9 +295,7 @@ def _min_program(call: _Call):
 @functools.lru_cache(maxsize=CACHED_CALLS)
 def _avg_program(call: _Call, count_include_pad: bool, divisor: int | None):
     plan = _plan(call)
-    counts = (
-        _counts(plan, call.layout, count_include_pad) if divisor is None else np.float64(divisor)
-    )
+    factors = _counts(plan, call.layout, count_include_pad) if divisor is None else [divisor]
 
     @functools.partial(jax.jit, inline=True)
     def avg_pool(x):
@@ -304,16 +304,20 @@ def _avg_program(call: _Call, count_include_pad: bool, divisor: int | None):
             x = x.astype(float)
         summed = jnp.float32 if x.dtype in _arrays.HALF else x.dtype
         y = plan.apply(window_sum_p, x, np.dtype(summed))
-        return (y / counts.astype(y.dtype)).astype(x.dtype)
+        count = functools.reduce(operator.mul, (jnp.asarray(factor, y.dtype) for factor in factors))
+        return (y / count).astype(x.dtype)
 
     return avg_pool
 
 
-def _counts(plan: _Plan, layout: Layout, count_include_pad: bool) -> np.ndarray:
-    """How many elements each window counts, ready to divide by: one factor per axis."""
-    geometry = plan.geometry
-    counts = np.ones((1,) * len(plan.result))
-    first = len(plan.result) - geometry.rank - (1 if layout.channels_last else 0)
+def _counts(plan: _Plan, layout: Layout, count_include_pad: bool) -> list[Any]:
+    """How many elements each window counts: one factor per axis, to be multiplied.
+
+    An int where all windows of an axis count alike, else an array that lies along the axis.
+    """
+    geometry, rank = plan.geometry, len(plan.result)
+    first = rank - geometry.rank - (1 if layout.channels_last else 0)
+    factors: list[Any] = []
     for axis, (low, high) in enumerate(plan.explicit):
         n, s, d = geometry.spatial[axis], geometry.stride[axis], geometry.dilation[axis]
         starts = np.arange(geometry.output[axis]) * s - low
@@ -321,7 +325,8 @@ def _counts(plan: _Plan, layout: Layout, count_include_pad: bool) -> np.ndarray:
         # Negative padding is cropped: what is cropped away is read by no window.
         begin, end = (-low, n + high) if count_include_pad else (max(0, -low), min(n, n + high))
         inside = ((positions >= begin) & (positions < end)).sum(axis=1)
-        shape = [1] * len(plan.result)
+        shape = [1] * rank
         shape[first + axis] = len(inside)
-        counts = counts * inside.reshape(shape)
-    return counts
+        alike = (inside == inside[0]).all()
+        factors.append(int(inside[0]) if alike else inside.reshape(shape))
+    return factors

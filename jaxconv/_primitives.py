@@ -46,12 +46,12 @@ def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: boo
         shape, dtype = result(form, *(operand.shape for operand in operands))
         return _mesh.result_type(operands[0], shape, dtype, batched)
 
-    def compute(*operands, form, platform):
+    def compute(*operands, form, platform, devices=1):
         shapes = tuple(operand.shape for operand in operands)
         shape, dtype = result(form, *shapes)
         if 0 in shape or any(0 in operand for operand in shapes):
             return jnp.full(shape, _value_of_nothing(name, dtype), dtype)
-        problem = Problem(name, form, shapes, platform)
+        problem = Problem(name, form, shapes, platform, devices)
         return choose(problem)[0].maps[name](problem, *operands)
 
     @functools.lru_cache(maxsize=CACHED_PROGRAMS)
@@ -68,16 +68,15 @@ def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: boo
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(eager)
     for platform in PLATFORMS:
-        rule = _lowering(functools.partial(compute, platform=platform))
-        mlir.register_lowering(primitive, rule, platform=platform)
-    mlir.register_lowering(primitive, _lowering(functools.partial(compute, platform="other")))
+        mlir.register_lowering(primitive, _lowering(compute, platform), platform=platform)
+    mlir.register_lowering(primitive, _lowering(compute, "other"))
     return primitive
 
 
-def _lowering(compute: Callable[..., Any]) -> Any:
-    rule = mlir.lower_fun(compute, multiple_results=False)
-
+def _lowering(compute: Callable[..., Any], platform: str) -> Any:
     def lower(ctx, *operands, form):
+        here = functools.partial(compute, platform=platform, devices=_mesh.devices(ctx))
+        rule = mlir.lower_fun(here, multiple_results=False)
         with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
             plain = ctx.replace(avals_in=[_mesh.plain_type(aval) for aval in ctx.avals_in])
             return rule(plain, *operands, form=form)
@@ -86,8 +85,8 @@ def _lowering(compute: Callable[..., Any]) -> Any:
 
 
 def bind(primitive: Primitive, *operands: Any, form: Form | PoolForm) -> jax.Array:
-    """Apply a primitive; the operands are made to vary along the same mesh axes first."""
-    return primitive.bind(*_mesh.vary_together(*operands), form=form)
+    """Apply a primitive; the operands' types are made to agree on the mesh first."""
+    return primitive.bind(*_mesh.agree(*operands), form=form)
 
 
 def _value_of_nothing(name: str, dtype: Any) -> Any:
@@ -228,7 +227,7 @@ def _batch_window_map(primitive: Primitive, values, mapped, *, form):
             value = jnp.moveaxis(value, axis, 0)
         folded.append(value.reshape(size * value.shape[1], *value.shape[2:]))
     result = primitive.bind(*folded, form=form)
-    per_map = folded[0].shape[0] // size if size else 0
+    per_map = _without(values[0].shape, mapped[0])[0]
     return result.reshape(size, per_map, *result.shape[1:]), 0
 
 

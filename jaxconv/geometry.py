@@ -173,7 +173,7 @@ def receptive_field(layers: Iterable[Sequence[Any]]) -> ReceptiveField:
     >>> receptive_field([((2, 2), 1, 0, 1), ((2, 2), 1, 0, 1)])
     ReceptiveField(size=(3, 3), jump=(1, 1), start=(0, 0))
     """
-    if not isinstance(layers, Iterable):
+    if not isinstance(layers, Iterable) or getattr(layers, "ndim", 1) == 0:
         raise TypeError(f"layers must be a sequence of layers; got {_check.describe(layers)}")
     parsed = [_parse_layer(number, layer) for number, layer in enumerate(layers)]
     ranks = sorted({len(window) for window, *_ in parsed})

@@ -68,6 +68,7 @@ BAD = [
     conv(V, "kernel's window", "(3, 2)", x=X[:, :, :2]),
     conv(V, "kernel's window", "(7, 3)", dilation=(3, 2), x=X[:, :, :4], padding=1),
     conv(V, "kernel's window", "(1, 9)", padding=((-4, -3), (0, 0))),
+    conv(T, "x", "MaskedArray", x=np.ma.masked_array(X, X > 2)),
     # Groups.
     conv(V, "groups", "0", groups=0),
     conv(V, "groups", "-1", groups=-1),
@@ -101,6 +102,10 @@ BAD = [
     conv(V, "padding", "size 0", x=X[:, :, :0], padding=2, padding_mode="replicate"),
     conv(V, "padding_mode", "'symmetric'", padding_mode="symmetric"),
     conv(T, "padding_mode", "None", padding_mode=None),
+    conv(V, "stride", "at most 2147483647", stride=2**64),
+    conv(V, "dilation", "at most 2147483647", kernel=K[:, :, :1, :1], dilation=2**31),
+    conv(V, "padding", "at most 2147483647", padding=-(10**30)),
+    conv(V, "padding", "fits into memory", x=X[..., None], kernel=K[..., None], padding=2**30),
     # Layout, precision, dtype, algorithm.
     conv(V, "layout", "'nchw'", layout="nchw"),
     conv(V, "layout", "NCHW, NHWC", layout="NCW"),
@@ -109,6 +114,7 @@ BAD = [
     conv(V, "precision", "('high',)", precision=("high",)),
     conv(T, "precision", "3", precision=3),
     conv(T, "preferred_element_type", "'wide'", preferred_element_type="wide"),
+    conv(T, "preferred_element_type", "'f4,('", preferred_element_type="f4,("),
     conv(T, "preferred_element_type", "float32", preferred_element_type="float32"),
     conv(T, "preferred_element_type", "int32", preferred_element_type="int32"),
     conv(T, "preferred_element_type", "complex128", preferred_element_type="complex128"),
@@ -131,6 +137,8 @@ BAD = [
     transpose(V, "kernel", "(6, 4, 0, 2)", kernel=K[:, :, :0]),
     transpose(V, "layout", "'NWC'", layout="NWC"),
     transpose(V, "algorithm", "'fft'", algorithm="fft"),
+    transpose(V, "stride", "at most", stride=2**31),
+    transpose(V, "stride and dilation", "fits into memory", stride=2**31 - 1, dilation=2**31 - 1),
     # Pools.
     pool(T, "x", "int", x=3),
     pool(T, "x", "complex128", x=X * 1j),
@@ -152,6 +160,16 @@ BAD = [
     pool(T, "count_include_pad", "None", f=jc.avg_pool, count_include_pad=None),
     pool(V, "divisor_override", "0", f=jc.avg_pool, divisor_override=0),
     pool(T, "divisor_override", "2.0", f=jc.avg_pool, divisor_override=2.0),
+    pool(V, "divisor_override", "at most", f=jc.avg_pool, divisor_override=10**400),
+    pool(
+        V,
+        "padding",
+        "fits into memory",
+        window=(2**30,) * 2,
+        stride=1,
+        padding=2**30 - 1,
+        x=np.ones((2**5, 1, 1)),
+    ),
     pool(V, "layout", "'NCW'", layout="NCW"),
     # The notes' functions.
     Bad(jc.corr2d, (IMAGE.tolist(), PATCH), {}, T, "X", "list"),
@@ -189,7 +207,7 @@ def test_the_message_names_the_argument_and_shows_what_came(bad):
 
 
 def is_traceable(value):
-    return isinstance(value, np.ndarray) and value.dtype == float
+    return type(value) is np.ndarray and value.dtype == float
 
 
 @pytest.mark.parametrize("bad", BAD, ids=title)

@@ -1,5 +1,7 @@
 """Every function lowers for CPU, CUDA and TPU, forward and gradient, without a device at hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,8 +137,29 @@ def test_a_batch_may_be_symbolic():
         x = jnp.asarray(np.random.default_rng(size).normal(size=(size, 4, 9, 8)), jnp.float32)
         for one, other in zip(exported.call(x), model(x), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5)
+    channels = jax.ShapeDtypeStruct(export.symbolic_shape("b, 5, 5, c"), jnp.float32)
+    pooled = jax.grad(lambda x: jc.max_pool(x, (2, 2), layout="NHWC").sum())
+    x = jnp.arange(100.0, dtype=jnp.float32).reshape(2, 5, 5, 2)
+    got = export.export(jax.jit(pooled))(channels).call(x)
+    np.testing.assert_array_equal(got, pooled(x))
     space = jax.ShapeDtypeStruct(export.symbolic_shape("4, h, 8"), jnp.float32)
     with pytest.raises(ValueError, match="x must have static spatial sizes"):
         jax.eval_shape(lambda x: jc.conv(x, kernel), space)
     with pytest.raises(ValueError, match="x must have static spatial sizes"):
         jax.eval_shape(lambda x: jc.max_pool(x, (2, 2)), space)
+    plane = jax.ShapeDtypeStruct(export.symbolic_shape("h, 8"), jnp.float32)
+    for function in (lambda X: jc.corr2d(X, kernel[0, 0]), lambda X: jc.pool2d(X, (2, 2))):
+        with pytest.raises(ValueError, match="X must have static spatial sizes"):
+            jax.eval_shape(function, plane)
+
+
+def test_no_large_constants():
+    """Positions and counts are computed where they are needed, not written into the program."""
+    x = jax.ShapeDtypeStruct((1, 512, 512), jnp.float32)
+    uncounted = functools.partial(jc.avg_pool, count_include_pad=False)
+    for pool in (jc.max_pool, jc.avg_pool, uncounted):
+
+        def loss(x, pool=pool):
+            return (pool(x, (3, 3), stride=1, padding=1) ** 2).sum()
+
+        assert len(jax.jit(jax.grad(loss)).lower(x).as_text()) < 40_000

@@ -134,7 +134,17 @@ def test_vmap_over_nothing(axes):
     x = jnp.ones((0, 2, 3, 8) if axes[0] == 0 else (2, 3, 8))
     w = jnp.ones((0, 4, 3, 2) if axes[1] == 0 else (4, 3, 2))
     assert jax.vmap(jc.conv, axes)(x, w).shape == (0, 2, 4, 7)
-    assert jax.vmap(lambda x: jc.max_pool(x, (2,)))(jnp.ones((0, 2, 3, 8))).shape == (0, 2, 3, 4)
+
+
+@pytest.mark.parametrize("pool", [jc.max_pool, jc.min_pool, jc.avg_pool])
+def test_vmap_of_pools_over_nothing(pool):
+    x = jnp.ones((0, 2, 3, 8))
+    function = lambda x: (pool(x, (2,)) ** 2).sum()  # noqa: E731
+    assert jax.vmap(lambda x: pool(x, (2,)))(x).shape == (0, 2, 3, 4)
+    assert jax.vmap(jax.grad(function))(x).shape == x.shape
+    assert jax.vmap(jax.hessian(function))(x).shape == (0, 2, 3, 8, 2, 3, 8)
+    with jax.disable_jit():
+        assert jax.vmap(jax.grad(function))(x).shape == x.shape
 
 
 FUNCTIONS = {

@@ -72,7 +72,7 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     """
     geometry = problem.form.geometry
     best = x
-    plane = np.arange(math.prod(geometry.spatial), dtype=np.int32)
+    plane = jnp.arange(math.prod(geometry.spatial), dtype=np.int32)
     where = jnp.broadcast_to(plane.reshape(1, *geometry.spatial, 1), x.shape)
     for axis in reversed(range(geometry.rank)):
         best, where = _axis_winner(geometry, axis, best, where)
@@ -129,10 +129,11 @@ def pick(problem: Problem, x: Array, index: Array) -> Array:
 def place(problem: Problem, y: Array, index: Array) -> Array:
     """x[t] = sum_{s: index[s] = t} y[s]: the transpose of `pick`."""
     form = problem.form
+    # n and c may be symbolic.
     n, c, plane = y.shape[0], y.shape[-1], math.prod(form.geometry.spatial)
     flat_index = index.reshape(n, -1, c)
-    images = jnp.arange(n, dtype=np.int32).reshape(n, 1, 1)  # n may be symbolic
-    channels = np.arange(c, dtype=np.int32).reshape(1, 1, c)
+    images = jnp.arange(n, dtype=np.int32).reshape(n, 1, 1)
+    channels = jnp.arange(c, dtype=np.int32).reshape(1, 1, c)
     wide = y.reshape(n, -1, c).astype(_accumulator(y.dtype))
     nowhere = jnp.where(flat_index < 0, plane, flat_index)
     zeros = jnp.zeros((n, plane, c), wide.dtype)
