@@ -20,12 +20,14 @@ def _varying(aval: Any) -> frozenset[Any]:
     return getattr(aval, "vma", frozenset()) if manual is None else manual.varying
 
 
-def agree(*operands: Array) -> tuple[Array, ...]:
+def agree(operands: tuple[Array, ...], batched: tuple[bool, ...]) -> tuple[Array, ...]:
     """The operands, each cast to vary along every mesh axis that any of them varies along.
 
-    Of explicit shardings only the first axis' is kept, as the results' types say.
+    Of explicit shardings only that of a first axis which is a batch is kept: gradients then have
+    the types of what they are gradients of, see `result_type`.
     """
-    operands = tuple(_sharded_by_batch(operand) for operand in operands)
+    pairs = zip(operands, batched, strict=True)
+    operands = tuple(_sharded_by_batch(operand, kept) for operand, kept in pairs)
     varying = [_varying(jax.typeof(operand)) for operand in operands]
     together = frozenset[Any]().union(*varying)
     return tuple(
@@ -34,11 +36,12 @@ def agree(*operands: Array) -> tuple[Array, ...]:
     )
 
 
-def _sharded_by_batch(operand: Array) -> Array:
+def _sharded_by_batch(operand: Array, batched: bool) -> Array:
     sharding = jax.typeof(operand).sharding
-    if not any(sharding.spec[1:]):
+    if not any(sharding.spec[1 if batched else 0 :]):
         return operand
-    spec = PartitionSpec(sharding.spec[0], *(None,) * (operand.ndim - 1))
+    kept = sharding.spec[0] if batched else None
+    spec = PartitionSpec(kept, *(None,) * (operand.ndim - 1))
     return jax.sharding.reshard(operand, NamedSharding(sharding.mesh, spec))
 
 

@@ -1,14 +1,9 @@
-"""The doors of the pools: checks and geometry, then the window maps of `_primitives`.
-
-A pool never mixes channels, so channels-first images are seen as images of one channel and a larger
-batch: `(batch * c, *spatial, 1)`, without moving a number.
-"""
+"""The doors of the pools: checks and geometry in `_pool_plan`, then the maps of `_primitives`."""
 
 import functools
-import math
 import operator
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +11,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Int32, Num
 
-from . import _arrays, _check, _mesh
+from . import _arrays, _check
 from ._arrays import ArrayIn
-from ._check import Pairs
-from ._form import PoolForm
-from ._geometry import Geometry, pool_geometry
-from ._layout import Layout
-from ._primitives import bind, window_argmax_p, window_max_p, window_sum_p
+from ._pool_plan import Call, counts, parse, plan
+from ._primitives import window_max_p, window_sum_p
 from ._types import Padding, PerAxis
 
 CACHED_CALLS = 4096
@@ -101,7 +93,7 @@ def max_pool(
     """
     x = _ordered(x)
     wants = _check.flag("return_indices", return_indices)
-    call = _parse(x, window, stride, padding, dilation, ceil_mode, layout)
+    call = parse(x, window, stride, padding, dilation, ceil_mode, layout)
     return _max_program(call, wants)(x)
 
 
@@ -136,7 +128,7 @@ def min_pool(
     [[0.0, 2.0], [8.0, 10.0]]
     """
     x = _ordered(x)
-    return _min_program(_parse(x, window, stride, padding, dilation, ceil_mode, layout))(x)
+    return _min_program(parse(x, window, stride, padding, dilation, ceil_mode, layout))(x)
 
 
 def avg_pool(
@@ -178,23 +170,11 @@ def avg_pool(
     """
     x = _arrays.array("x", x)
     counts_padding = _check.flag("count_include_pad", count_include_pad)
-    if divisor_override is not None and not _check.integer("divisor_override", divisor_override):
-        raise ValueError("divisor_override must not be 0")
-    call = _parse(x, window, stride, padding, dilation, ceil_mode, layout)
-    divisor = None if divisor_override is None else int(divisor_override)
+    divisor = divisor_override
+    if divisor is not None and not (divisor := _check.integer("divisor_override", divisor)):
+        raise ValueError("divisor_override must not be 0; got 0")
+    call = parse(x, window, stride, padding, dilation, ceil_mode, layout)
     return _avg_program(call, counts_padding, divisor)(x)
-
-
-class _Call(NamedTuple):
-    """A pooling call in hashable values."""
-
-    shape: tuple[Any, ...]
-    window: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: str | Pairs
-    dilation: tuple[int, ...]
-    ceil_mode: bool
-    layout: Layout
 
 
 def _ordered(x: Any) -> Any:
@@ -204,98 +184,39 @@ def _ordered(x: Any) -> Any:
     return x
 
 
-def _parse(x: Any, window: Any, stride: Any, padding: Any, dilation: Any, ceil: Any, layout: Any):
-    taps = _check.sizes("window", window, 1)
-    rank = len(taps)
-    return _Call(
-        x.shape,
-        taps,
-        taps if stride is None else _check.per_axis("stride", stride, rank, 1),
-        _check.padding("padding", padding, rank),
-        _check.per_axis("dilation", dilation, rank, 1),
-        _check.flag("ceil_mode", ceil),
-        Layout.parse(layout, rank, "window", taps),
-    )
-
-
-class _Plan(NamedTuple):
-    """A pooling call, checked: its geometry, its padding without overhang, and its shapes."""
-
-    geometry: Geometry
-    explicit: Pairs
-    spatial: tuple[int, ...]
-    flat: tuple[int, ...]
-    result: tuple[int, ...]
-
-    def apply(self, primitive: Any, x: Array, dtype: Any = None) -> Array:
-        form = PoolForm(self.geometry, (x.dtype, x.dtype if dtype is None else dtype))
-        x = _mesh.reshape(x, self.flat)
-        limits = (x.shape[0], *self.geometry.spatial, x.shape[-1])
-        kept = x[tuple(slice(limit) for limit in limits)] if limits != x.shape else x
-        return _mesh.reshape(bind(primitive, kept, form=form), self.result)
-
-    def winners(self, x: Array) -> Array:
-        """Flat positions in the whole plane, also where ceil mode has cropped it beforehand."""
-        index = self.apply(window_argmax_p, jax.lax.stop_gradient(x))
-        if self.geometry.spatial == self.spatial:
-            return index
-        whole, rest = jnp.zeros_like(index), index
-        steps = zip(self.spatial[::-1], self.geometry.spatial[::-1], strict=True)
-        pitch = 1
-        for size, kept in steps:
-            whole, rest, pitch = whole + rest % kept * pitch, rest // kept, pitch * size
-        return jnp.where(index < 0, index, whole)
-
-
-def _plan(call: _Call) -> _Plan:
-    layout, shape = call.layout, call.shape
-    layout.check_image("x", shape)
-    spatial, channels, batch = layout.spatial(shape), layout.channels(shape), layout.batch(shape)
-    _arrays.static_shape("x", shape, spatial)
-    geometry, explicit = pool_geometry(
-        spatial, call.window, call.stride, call.padding, call.dilation, call.ceil_mode
-    )
-    rows, depth = math.prod(batch), channels
-    if not layout.channels_last:
-        rows, depth = rows * channels, 1
-    result = layout.image(batch, channels, geometry.output)
-    _arrays.computable("padding", result)
-    return _Plan(geometry, explicit, spatial, (rows, *spatial, depth), result)
-
-
 @functools.lru_cache(maxsize=CACHED_CALLS)
-def _max_program(call: _Call, return_indices: bool):
-    plan = _plan(call)
+def _max_program(call: Call, return_indices: bool):
+    planned = plan(call)
 
     @functools.partial(jax.jit, inline=True)
     def max_pool(x):
         x = jnp.asarray(x)
-        y = plan.apply(window_max_p, x)
+        y = planned.apply(window_max_p, x)
         if not return_indices:
             return y
-        return y, plan.winners(x)
+        return y, planned.winners(x)
 
     return max_pool
 
 
 @functools.lru_cache(maxsize=CACHED_CALLS)
-def _min_program(call: _Call):
-    plan = _plan(call)
+def _min_program(call: Call):
+    planned = plan(call)
 
     @functools.partial(jax.jit, inline=True)
     def min_pool(x):
         x = jnp.asarray(x)
         # ~x = -x - 1 turns the order of integers around without overflow, unsigned ones too.
         turn = jnp.invert if jnp.issubdtype(x.dtype, jnp.integer) else jnp.negative
-        return turn(plan.apply(window_max_p, turn(x)))
+        return turn(planned.apply(window_max_p, turn(x)))
 
     return min_pool
 
 
 @functools.lru_cache(maxsize=CACHED_CALLS)
-def _avg_program(call: _Call, count_include_pad: bool, divisor: int | None):
-    plan = _plan(call)
-    factors = _counts(plan, call.layout, count_include_pad) if divisor is None else [divisor]
+def _avg_program(call: Call, count_include_pad: bool, divisor: int | None):
+    planned = plan(call)
+    factors = counts(planned, call.layout, count_include_pad) if divisor is None else [divisor]
 
     @functools.partial(jax.jit, inline=True)
     def avg_pool(x):
@@ -303,30 +224,8 @@ def _avg_program(call: _Call, count_include_pad: bool, divisor: int | None):
         if jnp.issubdtype(x.dtype, jnp.integer):
             x = x.astype(float)
         summed = jnp.float32 if x.dtype in _arrays.HALF else x.dtype
-        y = plan.apply(window_sum_p, x, np.dtype(summed))
+        y = planned.apply(window_sum_p, x, np.dtype(summed))
         count = functools.reduce(operator.mul, (jnp.asarray(factor, y.dtype) for factor in factors))
         return (y / count).astype(x.dtype)
 
     return avg_pool
-
-
-def _counts(plan: _Plan, layout: Layout, count_include_pad: bool) -> list[Any]:
-    """How many elements each window counts: one factor per axis, to be multiplied.
-
-    An int where all windows of an axis count alike, else an array that lies along the axis.
-    """
-    geometry, rank = plan.geometry, len(plan.result)
-    first = rank - geometry.rank - (1 if layout.channels_last else 0)
-    factors: list[Any] = []
-    for axis, (low, high) in enumerate(plan.explicit):
-        n, s, d = geometry.spatial[axis], geometry.stride[axis], geometry.dilation[axis]
-        starts = np.arange(geometry.output[axis]) * s - low
-        positions = starts[:, None] + np.arange(geometry.window[axis]) * d
-        # Negative padding is cropped: what is cropped away is read by no window.
-        begin, end = (-low, n + high) if count_include_pad else (max(0, -low), min(n, n + high))
-        inside = ((positions >= begin) & (positions < end)).sum(axis=1)
-        shape = [1] * rank
-        shape[first + axis] = len(inside)
-        alike = (inside == inside[0]).all()
-        factors.append(int(inside[0]) if alike else inside.reshape(shape))
-    return factors

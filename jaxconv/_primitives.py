@@ -86,7 +86,9 @@ def _lowering(compute: Callable[..., Any], platform: str) -> Any:
 
 def bind(primitive: Primitive, *operands: Any, form: Form | PoolForm) -> jax.Array:
     """Apply a primitive; the operands' types are made to agree on the mesh first."""
-    return primitive.bind(*_mesh.agree(*operands), form=form)
+    kernel_second = primitive in (output_p, input_grad_p)
+    batched = tuple(not (at and kernel_second) for at in range(len(operands)))
+    return primitive.bind(*_mesh.agree(operands, batched), form=form)
 
 
 def _value_of_nothing(name: str, dtype: Any) -> Any:

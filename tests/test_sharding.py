@@ -29,7 +29,7 @@ def test_on_four_devices():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(__file__)]
     ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "22 passed, 1 skipped" in ran.stdout
+    assert "31 passed, 1 skipped" in ran.stdout
 
 
 X = np.random.default_rng(0).normal(size=(8, 9, 8, 3))
@@ -120,15 +120,23 @@ def test_a_shared_kernels_gradient_inside_of_shard_map_is_the_sum_over_devices()
 
 
 @inside
-@pytest.mark.parametrize("operand", ["x", "w", "both"])
-def test_types_keep_the_batchs_sharding_alone(operand):
-    mesh, x, w = sharded(AxisType.Explicit)
+@pytest.mark.parametrize("kernel", [P(), P("data"), P(None, "data")], ids=str)
+@pytest.mark.parametrize("image", [P(), P("data"), P(None, "data"), P(None, None, None, "data")],
+                         ids=str)  # fmt: skip
+def test_explicit_shardings_of_any_axis(image, kernel):
+    """Only a batch stays sharded; values, and the gradients' types, are right for all of them."""
+    x, w = np.ones((8, 4, 7, 8)), np.arange(4 * 4 * 3 * 2.0).reshape(4, 4, 3, 2)
+
+    def loss(x, w):
+        y = jc.conv(x, w)
+        return (y**2).sum() + jc.max_pool(x * 2, (2, 2)).sum()
+
+    want = jax.value_and_grad(loss, (0, 1))(x, w)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
-        moved = jax.device_put(W, NamedSharding(mesh, P(None, None, None, "data")))
-        x = x if operand != "w" else jax.device_put(X, NamedSharding(mesh, P()))
-        kernel = moved if operand != "x" else w
-        y = jax.jit(lambda x, w: jc.conv(x, w, layout="NHWC"))(x, kernel)
-    compare(y, jc.conv(X, W, layout="NHWC"))
+        placed = jax.device_put(x, NamedSharding(mesh, image))
+        moved = jax.device_put(w, NamedSharding(mesh, kernel))
+        compare(jax.jit(jax.value_and_grad(loss, (0, 1)))(placed, moved), want)
 
 
 @inside
