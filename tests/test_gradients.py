@@ -19,6 +19,18 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 DIFFERENCES = {"order": 3, "modes": ["fwd", "rev"], "atol": 1e-5, "rtol": 1e-5}
 
 
+#: Every option once: the rest of the table differs in sizes only, and its gradients are compared
+#: with the form's projections below.
+VARIED = [
+    case
+    for case in CONV
+    if case.id
+    not in {"1x1", "window-is-input", "padding-per-axis", "unused-tail", "plain-3d", "same-odd",
+            "over-padded", "depthwise-1d", "stride", "padding", "negative"}
+]  # fmt: skip
+VARIED_MODES = [case for case in MODES if case.id.endswith(("-uneven", "-crop"))]
+
+
 def projections(case):
     """The three bilinear maps of `conv` with a case's options, each with seeded operands."""
     x, w, _ = case.arrays()
@@ -38,13 +50,13 @@ def projections(case):
 
 
 @pytest.mark.parametrize("projection", range(3), ids=["output", "input_grad", "kernel_grad"])
-@pytest.mark.parametrize("case", CONV, ids=ids(CONV))
+@pytest.mark.parametrize("case", VARIED, ids=ids(VARIED))
 def test_every_projection_to_third_order(case, projection):
     function, operands = projections(case)[projection]
     check_grads(function, operands, **DIFFERENCES)
 
 
-@pytest.mark.parametrize("case", MODES, ids=ids(MODES))
+@pytest.mark.parametrize("case", VARIED_MODES, ids=ids(VARIED_MODES))
 def test_padding_modes(case):
     x, w, bias = case.arrays()
     check_grads(lambda *args: jc.conv(*args, **case.options), (x, w, bias), **DIFFERENCES)

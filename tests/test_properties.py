@@ -19,7 +19,7 @@ import jaxconv as jc
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 EXAMPLES = settings(
-    max_examples=500,
+    max_examples=250,
     deadline=None,
     derandomize=True,
     database=None,
