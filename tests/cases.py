@@ -203,7 +203,7 @@ def one_batch(image, rank):
     return np.asarray(image).reshape(rows, *image.shape[-rank - 1 :])
 
 
-def close(got, want, tolerance):
+def assert_close(got, want, tolerance):
     """Whether the largest error is within tolerance of the largest entry; NaNs must agree."""
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape, (got.shape, want.shape)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import CONV, close
+from cases import CONV, assert_close
 
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
@@ -53,14 +53,14 @@ def test_transposing_twice_is_the_same_map(projection):
     project = maps[projection]
     result = project(a, b)
     for function, operand in ((lambda v: project(v, b), a), (lambda v: project(a, v), b)):
-        once = lambda ct: jax.linear_transpose(function, operand)(ct)[0]  # noqa: B023, E731
+        once = lambda ct: jax.linear_transpose(function, operand)(ct)[0]
         twice = jax.linear_transpose(once, result)(operand)[0]
-        close(twice, result, 1e-13)
+        assert_close(twice, result, 1e-13)
 
 
 def test_pools_are_window_maps_and_their_derivatives_too():
     x = jnp.ones((2, 3, 8, 9))
-    pull = lambda pool: jax.grad(lambda x: pool(x, (2, 3)).sum())  # noqa: E731
+    pull = lambda pool: jax.grad(lambda x: pool(x, (2, 3)).sum())
     assert primitives(lambda x: jc.max_pool(x, (2, 3)), x) == ["jaxconv_window_max"]
     assert sorted(set(primitives(pull(jc.max_pool), x))) == [
         "jaxconv_place", "jaxconv_window_argmax", "jaxconv_window_max"
@@ -93,7 +93,7 @@ def test_no_convolution_is_given_negative_padding(case):
     """XLA:CPU may read out of bounds on it (openxla/xla#48713): what it crops is cut off before."""
     x, w, _ = case.arrays("float32")
     y = jc.conv(x, w, **case.options)
-    both = lambda x, w: jax.vjp(lambda x, w: jc.conv(x, w, **case.options), x, w)  # noqa: E731
+    both = lambda x, w: jax.vjp(lambda x, w: jc.conv(x, w, **case.options), x, w)
     lines = convolutions(lambda x, w, y: (both(x, w)[0], both(x, w)[1](y)), x, w, y)
     pads = [re.search(r"pad = \[(.*?)\]\s*(,|\})", line) for line in lines]
     assert len(lines) == 3
@@ -107,7 +107,7 @@ def test_negative_low_padding_small_and_large(n, dtype):
     x, w = (cases.draw(rng, shape, dtype) for shape in ((1, 2, n), (3, 2, 3)))
     for padding in (((-2, 0),), ((-1, -1),), ((-3, 2),)):
         options = {"padding": padding, "dilation": 2}
-        y, pull = jax.vjp(lambda x, w: jc.conv(x, w, **options), x, w)  # noqa: B023
+        y, pull = jax.vjp(lambda x, w: jc.conv(x, w, **options), x, w)
         low, high = padding[0]
         whole = x[:, :, -low : n + min(high, 0)].astype(float)
         whole = np.pad(whole, ((0, 0), (0, 0), (0, max(high, 0))))
@@ -115,7 +115,7 @@ def test_negative_low_padding_small_and_large(n, dtype):
             np.einsum("ncl,oc->nol", whole[..., 2 * a : 2 * a + y.shape[-1]], w[:, :, a])
             for a in range(3)
         )
-        close(y, want, cases.TOLERANCE[dtype] * 2)
+        assert_close(y, want, cases.TOLERANCE[dtype] * 2)
         dx, _ = pull(y)
         np.testing.assert_array_equal(dx[..., :-low], 0)
         back = np.zeros((1, 2, n))
@@ -123,7 +123,7 @@ def test_negative_low_padding_small_and_large(n, dtype):
             stop = min(2 * a - low + y.shape[-1], n)
             cut = np.asarray(y, float)[..., : stop - (2 * a - low)]
             back[..., 2 * a - low : stop] += np.einsum("nol,oc->ncl", cut, w[:, :, a])
-        close(dx, back, cases.TOLERANCE[dtype] * 4)
+        assert_close(dx, back, cases.TOLERANCE[dtype] * 4)
 
 
 @pytest.mark.parametrize("n", [8, 8192])
@@ -145,7 +145,7 @@ def test_dilated_reductions_small_and_large(n, dilation, stride):
     np.testing.assert_array_equal(pull(jnp.ones_like(y))[0][0, 0], want[1:-1])
     held = np.where(np.isfinite(windows), windows, 0)
     mean, pull = jax.vjp(lambda x: jc.avg_pool(x, (3,), **options), x)
-    close(mean[0, 0], held.mean(1), 1e-6)
+    assert_close(mean[0, 0], held.mean(1), 1e-6)
     spread = np.zeros(n + 2)
     np.add.at(spread, at.ravel(), 1 / 3)
     np.testing.assert_allclose(pull(jnp.ones_like(mean))[0][0, 0], spread[1:-1], rtol=1e-6)

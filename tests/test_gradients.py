@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import CONV, MODES, POOL, TRANSPOSE, close, distinct, ids
+from cases import CONV, MODES, POOL, TRANSPOSE, assert_close, distinct, ids
 from jax.test_util import check_grads
 
 import jaxconv as jc
@@ -101,8 +101,8 @@ def test_gradients_equal_the_forms_projections(case):
     dx, dw = pull(dy)
     form = oracles.conv_form(x.shape[-case.rank :], w.shape[2:], **case.options)
     flat = {"x": cases.one_batch(x, case.rank), "y": cases.one_batch(dy, case.rank)}
-    close(dw, form.project("w", **flat), 1e-12)
-    close(dx, form.project("x", y=flat["y"], w=w).reshape(x.shape), 1e-12)
+    assert_close(dw, form.project("w", **flat), 1e-12)
+    assert_close(dx, form.project("x", y=flat["y"], w=w).reshape(x.shape), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -120,8 +120,8 @@ def test_gradients_in_low_precision(dtype, layout):
         want_x, want_w = cases.last(want_x, 2), cases.kernel_last(want_w)
     dx, dw = jax.vjp(lambda x, w: jc.conv(x, w, layout=layout, **case.options), x, w)[1](dy)
     assert dx.dtype == dw.dtype == dtype
-    close(dx, want_x, cases.TOLERANCE[dtype])
-    close(dw, want_w, cases.TOLERANCE[dtype])
+    assert_close(dx, want_x, cases.TOLERANCE[dtype])
+    assert_close(dw, want_w, cases.TOLERANCE[dtype])
 
 
 def test_complex_transposes_do_not_conjugate():
@@ -131,7 +131,7 @@ def test_complex_transposes_do_not_conjugate():
     y = cases.draw(np.random.default_rng(3), jc.conv(x, w, **case.options).shape, "complex128")
     form = oracles.conv_form(x.shape[-2:], w.shape[2:], **case.options)
     pulled = jax.linear_transpose(lambda x: jc.conv(x, w, **case.options), x)(y)[0]
-    close(pulled, form.project("x", y=y, w=w), 1e-12)
+    assert_close(pulled, form.project("x", y=y, w=w), 1e-12)
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -145,16 +145,16 @@ def test_max_pools_derivative_goes_to_the_first_winner(dilation):
         dy = np.arange(1.0, value.size + 1).reshape(value.shape)
         want = np.zeros(x.size)
         np.add.at(want, index.ravel(), dy.ravel())
-        pull = jax.vjp(lambda x: jc.max_pool(x, (3, 2), **options), x)[1]  # noqa: B023
+        pull = jax.vjp(lambda x: jc.max_pool(x, (3, 2), **options), x)[1]
         np.testing.assert_array_equal(pull(dy)[0].ravel(), want)
         tangent = np.random.default_rng(0).normal(size=x.shape)
-        pushed = jax.jvp(lambda x: jc.max_pool(x, (3, 2), **options), (x,), (tangent,))[1]  # noqa: B023
+        pushed = jax.jvp(lambda x: jc.max_pool(x, (3, 2), **options), (x,), (tangent,))[1]
         np.testing.assert_array_equal(pushed.ravel(), tangent.ravel()[index.ravel()])
 
 
 def test_no_winner_no_derivative():
     x = jnp.asarray([[1.0]])
-    pool = lambda x: jc.max_pool(x, (2,), stride=1, padding=3, dilation=3)  # noqa: E731
+    pool = lambda x: jc.max_pool(x, (2,), stride=1, padding=3, dilation=3)
     np.testing.assert_array_equal(jax.jacrev(pool)(x).ravel(), [1, 0, 0, 1])
     np.testing.assert_array_equal(jax.jacfwd(pool)(x).ravel(), [1, 0, 0, 1])
 
@@ -162,7 +162,7 @@ def test_no_winner_no_derivative():
 def test_indices_have_no_derivative_but_values_do():
     x = distinct(np.random.default_rng(0).normal(size=(1, 6)))
     y, index = jc.max_pool(x, (2,), return_indices=True)
-    loss = lambda x: (jc.max_pool(x, (2,), return_indices=True)[0] ** 2).sum()  # noqa: E731
+    loss = lambda x: (jc.max_pool(x, (2,), return_indices=True)[0] ** 2).sum()
     want = np.zeros(6)
     want[np.asarray(index).ravel()] = 2 * np.asarray(y).ravel()
     np.testing.assert_allclose(jax.grad(loss)(x).ravel(), want)

@@ -129,7 +129,7 @@ def test_a_batch_may_be_symbolic():
     kernel = jnp.ones((2, 4, 3, 2), jnp.float32)
 
     def model(x):
-        loss = lambda x: jc.avg_pool(jc.max_pool(jc.conv(x, kernel), (2, 2)), (2, 2)).sum()  # noqa: E731
+        loss = lambda x: jc.avg_pool(jc.max_pool(jc.conv(x, kernel), (2, 2)), (2, 2)).sum()
         return jax.value_and_grad(loss)(x)
 
     exported = export.export(jax.jit(model))(jax.ShapeDtypeStruct(batch, jnp.float32))

@@ -22,14 +22,14 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def equal(got, want):
+def assert_equal(got, want):
     np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
 
 
 @pytest.mark.parametrize("corr2d", [jc.corr2d, jc.reference.corr2d, jc.correlate])
 def test_1_cross_correlation(corr2d):
-    equal(corr2d(X, K), [[19, 25], [37, 43]])
-    equal(corr2d(X.astype(int), K.astype(int)), [[19, 25], [37, 43]])
+    assert_equal(corr2d(X, K), [[19, 25], [37, 43]])
+    assert_equal(corr2d(X.astype(int), K.astype(int)), [[19, 25], [37, 43]])
     assert corr2d(jnp.ones((6, 8)), jnp.ones((2, 5))).shape == (5, 4)
 
 
@@ -125,15 +125,15 @@ EDGES = jnp.ones((6, 8)).at[:, 2:6].set(0)
 
 def test_2_a_layer_is_cross_correlation_plus_a_bias():
     layer = jc.conv(EDGES[None], jc.filters.edge()[None, None], jnp.asarray([0.5]))
-    equal(layer[0], jc.corr2d(EDGES, jc.filters.edge()) + 0.5)
+    assert_equal(layer[0], jc.corr2d(EDGES, jc.filters.edge()) + 0.5)
 
 
 def test_2_edge_detection():
     y = jc.corr2d(EDGES, jc.filters.edge())
     want = np.zeros((6, 7))
     want[:, 1], want[:, 5] = 1, -1
-    equal(y, want)
-    equal(jc.corr2d(EDGES.T, jc.filters.edge()), np.zeros((8, 5)))
+    assert_equal(y, want)
+    assert_equal(jc.corr2d(EDGES.T, jc.filters.edge()), np.zeros((8, 5)))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_3_narrow_same_and_wide(rank, k):
     for padding, length in (("valid", 9 - k + 1), ("same", 9), ("full", 9 + k - 1)):
         assert jc.conv(x, w, padding=padding).shape == (1, *(length,) * rank)
     half, rest = (k - 1) // 2, k - 1 - (k - 1) // 2
-    equal(jc.conv(x, w, padding="same"), jc.conv(x, w, padding=((half, rest),) * rank))
+    assert_equal(jc.conv(x, w, padding="same"), jc.conv(x, w, padding=((half, rest),) * rank))
     assert (rest - half == 1) == (k % 2 == 0)  # an even kernel pads one side more
 
 
@@ -173,9 +173,9 @@ def test_3_ten_layers_of_5x5_shrink_240_to_200():
 
 
 def test_4_many_inputs():
-    equal(jc.corr2d_multi_in(X2, K2), [[56, 72], [104, 120]])
-    equal(jc.reference.corr2d_multi_in(X2, K2), [[56, 72], [104, 120]])
-    equal(jc.corr2d_multi_in(X2, K2), jc.corr2d(X2[0], K2[0]) + jc.corr2d(X2[1], K2[1]))
+    assert_equal(jc.corr2d_multi_in(X2, K2), [[56, 72], [104, 120]])
+    assert_equal(jc.reference.corr2d_multi_in(X2, K2), [[56, 72], [104, 120]])
+    assert_equal(jc.corr2d_multi_in(X2, K2), jc.corr2d(X2[0], K2[0]) + jc.corr2d(X2[1], K2[1]))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_4_many_inputs():
 )
 def test_4_many_outputs(function):
     y = function(X2, jnp.stack([K2, K2 + 1, K2 + 2]))
-    equal(y, [[[56, 72], [104, 120]], [[76, 100], [148, 172]], [[96, 128], [192, 224]]])
+    assert_equal(y, [[[56, 72], [104, 120]], [[76, 100], [148, 172]], [[96, 128], [192, 224]]])
 
 
 def test_4_a_1x1_convolution_is_a_matmul():
@@ -193,7 +193,7 @@ def test_4_a_1x1_convolution_is_a_matmul():
     np.testing.assert_allclose(y, want, rtol=1e-12)
     np.testing.assert_allclose(y, jc.corr2d_multi_in_out(x, k), rtol=0, atol=1e-6)
     np.testing.assert_allclose(y, jc.reference.corr2d_multi_in_out_1x1(x, k), rtol=1e-12)
-    equal(y, jc.corr2d_multi_in_out_1x1(x, k[:, :, 0, 0]))
+    assert_equal(y, jc.corr2d_multi_in_out_1x1(x, k[:, :, 0, 0]))
 
 
 def test_4_a_bias_for_each_pair_of_channels():
@@ -206,17 +206,17 @@ def test_4_a_bias_for_each_pair_of_channels():
 
 
 def test_5_stride_one():
-    equal(jc.pool2d(X, (2, 2)), [[4, 5], [7, 8]])
-    equal(jc.pool2d(X, (2, 2), "avg"), [[2, 3], [5, 6]])
+    assert_equal(jc.pool2d(X, (2, 2)), [[4, 5], [7, 8]])
+    assert_equal(jc.pool2d(X, (2, 2), "avg"), [[2, 3], [5, 6]])
     for mode in ("max", "avg"):
-        equal(jc.pool2d(X, (2, 2), mode), jc.reference.pool2d(X, (2, 2), mode))
+        assert_equal(jc.pool2d(X, (2, 2), mode), jc.reference.pool2d(X, (2, 2), mode))
 
 
 def test_5_windows_that_are_not_square():
     """Height before width: one note has them exchanged."""
     x = draw(4, 6)
     assert jc.pool2d(x, (3, 2)).shape == (2, 5)
-    equal(jc.pool2d(x, (3, 2)), jc.reference.pool2d(x, (3, 2)))
+    assert_equal(jc.pool2d(x, (3, 2)), jc.reference.pool2d(x, (3, 2)))
     assert jc.pool2d(x, (3, 2))[1, 4] == x[1:4, 4:6].max()
     np.testing.assert_allclose(jc.pool2d(x, (3, 2), "avg")[1, 4], x[1:4, 4:6].mean())
 
@@ -227,14 +227,14 @@ def test_5_windows_that_are_not_square():
      ((2, 3), {"stride": (2, 3), "padding": (0, 1)}, [[5, 7], [13, 15]])],
 )  # fmt: skip
 def test_5_of_sixteen(window, options, want):
-    equal(jc.max_pool(SIXTEEN, window, **options)[0], want)
-    equal(jc.reference.max_pool(SIXTEEN, window, **options)[0], want)
+    assert_equal(jc.max_pool(SIXTEEN, window, **options)[0], want)
+    assert_equal(jc.reference.max_pool(SIXTEEN, window, **options)[0], want)
 
 
 def test_5_channels_pool_alone():
     x = jnp.concatenate([SIXTEEN, SIXTEEN + 1])
     y = jc.max_pool(x, (3, 3), padding=1, stride=2)
-    equal(y, [[[5, 7], [13, 15]], [[6, 8], [14, 16]]])
+    assert_equal(y, [[[5, 7], [13, 15]], [[6, 8], [14, 16]]])
 
 
 def test_5_a_pooled_edge_survives_a_move_by_one_pixel():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import LAYOUTS, close
+from cases import LAYOUTS, assert_close
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -115,12 +115,14 @@ def check_bilinear(function, form, image, kernel, channels_last, names):
     flat = cases.one_batch(image, rank)
     want = form.project(result, **{a: flat, "w": kernel})
     assert value.shape == (*image.shape[: -rank - 1], *want.shape[1:])
-    close(value.reshape(want.shape), want, 1e-12)
+    assert_close(value.reshape(want.shape), want, 1e-12)
     d_value = numbers(value.shape, 2)
     d_image, d_kernel = pull(d_value)
     d_flat = d_value.reshape(want.shape)
-    close(d_image.reshape(flat.shape), form.project(a, **{result: d_flat, "w": kernel}), 1e-12)
-    close(d_kernel, form.project("w", **{a: flat, result: d_flat}), 1e-12)
+    assert_close(
+        d_image.reshape(flat.shape), form.project(a, **{result: d_flat, "w": kernel}), 1e-12
+    )
+    assert_close(d_kernel, form.project("w", **{a: flat, result: d_flat}), 1e-12)
 
 
 @EXAMPLES
@@ -199,7 +201,7 @@ def test_max_and_min_pool(pooling, ties):
     d_flat = np.zeros((*flat.shape[:2], int(np.prod(flat.shape[2:])) + 1))
     for n, c, *i in np.ndindex(*want.shape):
         d_flat[n, c, index[(n, c, *i)]] += d_value.reshape(want.shape)[(n, c, *i)]
-    close(pull(d_value)[0].reshape(flat.shape), d_flat[..., :-1].reshape(flat.shape), 1e-12)
+    assert_close(pull(d_value)[0].reshape(flat.shape), d_flat[..., :-1].reshape(flat.shape), 1e-12)
 
 
 @EXAMPLES
@@ -218,9 +220,9 @@ def test_avg_pool(pooling, count_include_pad, divisor):
         with pytest.raises(ValueError, match=REFUSED_POOL):
             jc.avg_pool(image, window, **options)
         return
-    pool = lambda x: pooled(jc.avg_pool, x, window, options, channels_last)  # noqa: E731
+    pool = lambda x: pooled(jc.avg_pool, x, window, options, channels_last)
     value = pool(image)
-    close(value.reshape(want.shape), want, 1e-12)
+    assert_close(value.reshape(want.shape), want, 1e-12)
     # The mean is linear: up() is its transpose, whichever way the derivative is taken.
     d_value, t = jnp.asarray(numbers(value.shape, 2)), jnp.asarray(numbers(shape, 3))
     finite = jnp.where(jnp.isfinite(value), d_value, 0.0)

@@ -50,7 +50,7 @@ def loss(x, w):
 GRADIENTS = jax.value_and_grad(loss, (0, 1))
 
 
-def compare(got, want):
+def assert_same(got, want):
     for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
@@ -68,7 +68,7 @@ def test_a_sharded_batch(kind, jit):
     mesh, x, w = sharded(kind)
     with jax.set_mesh(mesh):
         got = (jax.jit(GRADIENTS) if jit else GRADIENTS)(x, w)
-    compare(got, GRADIENTS(X, W))
+    assert_same(got, GRADIENTS(X, W))
     if jit:  # one program: the batch stays where it is
         assert got[1][0].sharding.spec[0] == "data"
 
@@ -89,7 +89,7 @@ def test_channels_first_and_two_batch_axes(kind):
         placed = jax.device_put(x, NamedSharding(mesh, P("data")))
         shared = jax.device_put(w, NamedSharding(mesh, P()))
         got = jax.jit(gradients)(placed, shared)
-    compare(got, gradients(x, w))
+    assert_same(got, gradients(x, w))
 
 
 @inside
@@ -105,8 +105,8 @@ def test_shard_map(kind, check):
         mapped = jax.shard_map(
             total, mesh=mesh, in_specs=(P("data"), P()), out_specs=P(), check_vma=check
         )
-        compare(jax.jit(mapped)(x, w), loss(X, W))
-        compare(jax.grad(mapped, (0, 1))(x, w), GRADIENTS(X, W)[1])
+        assert_same(jax.jit(mapped)(x, w), loss(X, W))
+        assert_same(jax.grad(mapped, (0, 1))(x, w), GRADIENTS(X, W)[1])
 
 
 @inside
@@ -116,7 +116,7 @@ def test_a_shared_kernels_gradient_inside_of_shard_map_is_the_sum_over_devices()
     inner = jax.shard_map(
         lambda x, w: jax.grad(loss, 1)(x, w), mesh=mesh, in_specs=(P("data"), P()), out_specs=P()
     )
-    compare(jax.jit(inner)(x, w), GRADIENTS(X, W)[1][1])
+    assert_same(jax.jit(inner)(x, w), GRADIENTS(X, W)[1][1])
 
 
 @inside
@@ -136,7 +136,7 @@ def test_explicit_shardings_of_any_axis(image, kernel):
     with jax.set_mesh(mesh):
         placed = jax.device_put(x, NamedSharding(mesh, image))
         moved = jax.device_put(w, NamedSharding(mesh, kernel))
-        compare(jax.jit(jax.value_and_grad(loss, (0, 1)))(placed, moved), want)
+        assert_same(jax.jit(jax.value_and_grad(loss, (0, 1)))(placed, moved), want)
 
 
 @inside
@@ -156,7 +156,7 @@ def test_grouped_kernel_gradients_on_two_mesh_axes(kind, groups):
         with jax.set_mesh(mesh):
             placed = jax.device_put(x, NamedSharding(mesh, spec))
             shared = jax.device_put(w, NamedSharding(mesh, P()))
-            compare(jax.jit(jax.grad(loss, (0, 1)))(placed, shared), want)
+            assert_same(jax.jit(jax.grad(loss, (0, 1)))(placed, shared), want)
 
 
 @inside
@@ -169,4 +169,4 @@ def test_vmap_over_a_sharded_axis(operand):
     specs = [NamedSharding(mesh, P("data") if axis == 0 else P()) for axis in axes]
     placed = [jax.device_put(value, spec) for value, spec in zip(arguments, specs, strict=True)]
     function = jax.vmap(network, axes)
-    compare(jax.jit(function)(*placed), function(*arguments))
+    assert_same(jax.jit(function)(*placed), function(*arguments))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CONV, LAYOUTS, POOL, TRANSPOSE, close, ids
+from cases import CONV, LAYOUTS, POOL, TRANSPOSE, assert_close, ids
 
 import jaxconv as jc
 
@@ -54,7 +54,7 @@ def test_vmap_of_conv_and_its_gradients(case, which):
     axis = {"image": (0, None), "kernel": (None, -1), "both": (1, 2)}[which]
     got, want = mapped(function, (x, w), axis)
     for one, other in zip(got, want, strict=True):
-        close(one, other, 1e-12)
+        assert_close(one, other, 1e-12)
 
 
 @pytest.mark.parametrize("which", ["image", "kernel", "both"])
@@ -66,7 +66,7 @@ def test_vmap_channels_last(case, which):
     axis = {"image": (-1, None), "kernel": (None, 0), "both": (0, -1)}[which]
     got, want = mapped(function, (cases.last(x, case.rank), cases.kernel_last(w)), axis)
     for one, other in zip(got, want, strict=True):
-        close(one, other, 1e-12)
+        assert_close(one, other, 1e-12)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_vmap_over_every_axis(image, kernel):
     function = all_three(lambda x, w: jc.conv(x, w, **case.options))
     got, want = mapped(function, (x, w), (image, kernel))
     for one, other in zip(got, want, strict=True):
-        close(one, other, 1e-12)
+        assert_close(one, other, 1e-12)
 
 
 @pytest.mark.parametrize("case", TRANSPOSE, ids=ids(TRANSPOSE))
@@ -88,7 +88,7 @@ def test_vmap_of_conv_transpose(case, axes):
     function = all_three(lambda y, w: jc.conv_transpose(y, w, **case.options))
     got, want = mapped(function, (y, w), axes)
     for one, other in zip(got, want, strict=True):
-        close(one, other, 1e-12)
+        assert_close(one, other, 1e-12)
 
 
 @pytest.mark.parametrize("axis", [0, 2, -1])
@@ -101,7 +101,7 @@ def test_vmap_of_pools(case, pool, axis):
 
     got, want = mapped(function, (case.array(),), (axis,))
     for one, other in zip(got, want, strict=True):
-        close(one, other, 1e-12)
+        assert_close(one, other, 1e-12)
 
 
 def test_vmap_of_a_cotangent_alone():
@@ -126,7 +126,7 @@ def test_nested_vmap_of_different_arguments():
     for i, j, k in itertools.product(range(2), range(3), range(4)):
         want = function(xs[i, :, :, j], ws[i, ..., k])
         for one, other in zip(got, want, strict=True):
-            close(one[i, j, k], other, 1e-12)
+            assert_close(one[i, j, k], other, 1e-12)
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=str)
@@ -139,7 +139,7 @@ def test_vmap_over_nothing(axes):
 @pytest.mark.parametrize("pool", [jc.max_pool, jc.min_pool, jc.avg_pool])
 def test_vmap_of_pools_over_nothing(pool):
     x = jnp.ones((0, 2, 3, 8))
-    function = lambda x: (pool(x, (2,)) ** 2).sum()  # noqa: E731
+    function = lambda x: (pool(x, (2,)) ** 2).sum()
     assert jax.vmap(lambda x: pool(x, (2,)))(x).shape == (0, 2, 3, 4)
     assert jax.vmap(jax.grad(function))(x).shape == x.shape
     assert jax.vmap(jax.hessian(function))(x).shape == (0, 2, 3, 8, 2, 3, 8)
@@ -169,29 +169,29 @@ def test_one_function_under_all_transformations(name):
     function = FUNCTIONS[name]
     x = cases.distinct(np.random.default_rng(0).normal(size=(2, 2, 5, 6))) / 9
     y = function(x)
-    close(jax.jit(function)(x), y, 1e-14)
+    assert_close(jax.jit(function)(x), y, 1e-14)
     with jax.disable_jit():
-        close(function(x), y, 1e-14)
+        assert_close(function(x), y, 1e-14)
     assert jax.eval_shape(function, x) == jax.ShapeDtypeStruct(y.shape, y.dtype)
     t = np.cos(x)
     pushed = jax.jvp(function, (x,), (t,))[1]
-    close(jax.linearize(function, x)[1](t), pushed, 1e-13)
+    assert_close(jax.linearize(function, x)[1](t), pushed, 1e-13)
     ct = np.sin(np.asarray(y))
     pulled = jax.vjp(function, x)[1](ct)[0]
-    close(jax.jit(jax.grad(lambda x: (function(x) * ct).sum()))(x), pulled, 1e-13)
+    assert_close(jax.jit(jax.grad(lambda x: (function(x) * ct).sum()))(x), pulled, 1e-13)
     np.testing.assert_allclose(np.vdot(pushed, ct), np.vdot(pulled, t), rtol=1e-11)
-    close(jax.grad(lambda x: (jax.checkpoint(function)(x) * ct).sum())(x), pulled, 1e-13)
+    assert_close(jax.grad(lambda x: (jax.checkpoint(function)(x) * ct).sum())(x), pulled, 1e-13)
     forward, reverse = jax.jacfwd(function)(x), jax.jacrev(function)(x)
-    close(forward, reverse, 1e-13)
+    assert_close(forward, reverse, 1e-13)
 
     def loss(x):
         return (jnp.sin(function(x)) * ct).sum()
 
     hessian = jax.hessian(loss)(x).reshape(x.size, x.size)
-    close(hessian, jax.jacrev(jax.grad(loss))(x).reshape(x.size, x.size), 1e-12)
-    close(hessian, hessian.T, 1e-12)
+    assert_close(hessian, jax.jacrev(jax.grad(loss))(x).reshape(x.size, x.size), 1e-12)
+    assert_close(hessian, hessian.T, 1e-12)
     scanned = jax.lax.scan(lambda carry, x: (carry + function(x), function(x)), 0 * y, x[None])
-    close(scanned[0], y, 1e-13)
+    assert_close(scanned[0], y, 1e-13)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -205,9 +205,11 @@ def test_traced_once_per_shape(name):
 def test_linear_transposes_where_linear():
     x, w, _ = CONV[1].arrays()
     y = jc.conv(x, w)
-    close(jax.linear_transpose(lambda x: jc.conv(x, w), x)(y)[0], jc.conv_transpose(y, w), 1e-13)
+    assert_close(
+        jax.linear_transpose(lambda x: jc.conv(x, w), x)(y)[0], jc.conv_transpose(y, w), 1e-13
+    )
     back = jax.linear_transpose(lambda y: jc.conv_transpose(y, w), y)(x)[0]
-    close(back, jc.conv(x, w), 1e-13)
+    assert_close(back, jc.conv(x, w), 1e-13)
     spread = jax.linear_transpose(lambda x: jc.avg_pool(x, (3,)), x)(jnp.ones((2, 3, 3)))[0]
     np.testing.assert_allclose(spread, np.full((2, 3, 9), 1 / 3))
 

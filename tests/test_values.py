@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from cases import CONV, LAYOUTS, MODES, POOL, TOLERANCE, TRANSPOSE, close, first, ids, kernel_last
+from cases import (
+    CONV,
+    LAYOUTS,
+    MODES,
+    POOL,
+    TOLERANCE,
+    TRANSPOSE,
+    assert_close,
+    first,
+    ids,
+    kernel_last,
+)
 
 import jaxconv as jc
 
@@ -24,7 +35,7 @@ def both_layouts(function, image, *kernel, rank, **options):
     y_last = function(cases.last(image, rank), *moved, layout=LAYOUTS[rank], **options)
     assert y_last.dtype == y.dtype
     tolerance = TOLERANCE.get(str(y.dtype), 0)
-    close(first(y_last, rank), y, tolerance)
+    assert_close(first(y_last, rank), y, tolerance)
     return y
 
 
@@ -40,7 +51,7 @@ def test_conv_equals_loops(case):
     y = both_layouts(jc.conv, x, w, rank=case.rank, **case.options)
     want = oracles.conv_loops(cases.one_batch(x, case.rank), w, **case.options)
     assert y.shape == (*x.shape[: -case.rank - 1], *want.shape[1:])
-    close(y.reshape(want.shape), want, TOLERANCE["float64"])
+    assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("case", CONV + MODES, ids=ids(CONV + MODES))
@@ -50,8 +61,8 @@ def test_conv_equals_the_form_and_the_reference(case):
     form = oracles.conv_form(x.shape[-case.rank :], w.shape[2:], **case.options)
     want = form.project("y", x=cases.one_batch(x, case.rank), w=w)
     want = want + bias.reshape(-1, *(1,) * case.rank)
-    close(y.reshape(want.shape), want, TOLERANCE["float64"])
-    close(jc.reference.conv(x, w, bias, **case.options), y, TOLERANCE["float64"])
+    assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
+    assert_close(jc.reference.conv(x, w, bias, **case.options), y, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
@@ -59,7 +70,7 @@ def test_reference_is_the_loops_in_both_layouts(case):
     x, w, _ = case.arrays()
     y = both_layouts(jc.reference.conv, x, w, rank=case.rank, **case.options)
     want = oracles.conv_loops(cases.one_batch(x, case.rank), w, **case.options)
-    close(y.reshape(want.shape), want, TOLERANCE["float64"])
+    assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("dtype", CONV_DTYPES)
@@ -70,7 +81,7 @@ def test_conv_in_each_dtype(case, dtype):
     form = oracles.conv_form(x.shape[-case.rank :], w.shape[2:], **case.options)
     want = form.project("y", x=wide(cases.one_batch(x, case.rank)), w=wide(w))
     assert y.dtype == dtype
-    close(y.reshape(want.shape), want, TOLERANCE[dtype])
+    assert_close(y.reshape(want.shape), want, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
@@ -93,7 +104,7 @@ def test_conv_transpose_is_the_forms_projection(case):
     want = form.project("x", y=cases.one_batch(y, case.rank), w=w)
     want = want + bias.reshape(-1, *(1,) * case.rank)
     assert x.shape == (*y.shape[: -case.rank - 1], *want.shape[1:])
-    close(x.reshape(want.shape), want, TOLERANCE["float64"])
+    assert_close(x.reshape(want.shape), want, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("dtype", CONV_DTYPES)
@@ -104,7 +115,7 @@ def test_conv_transpose_in_each_dtype(case, dtype):
     form = oracles.transpose_form(y.shape[-case.rank :], w.shape[2:], **case.options)
     want = form.project("x", y=wide(cases.one_batch(y, case.rank)), w=wide(w))
     assert x.dtype == dtype
-    close(x.reshape(want.shape), want, TOLERANCE[dtype])
+    assert_close(x.reshape(want.shape), want, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
@@ -131,7 +142,7 @@ def test_bias_for_each_pair_of_channels_is_summed_over_the_inputs():
     bias = cases.draw(np.random.default_rng(0), w.shape[:2], "float64")
     y = both_layouts(jc.conv, x, w, bias, rank=2, **case.options)
     want = np.asarray(jc.conv(x, w, **case.options)) + bias.sum(1).reshape(1, -1, 1, 1)
-    close(y, want, 1e-14)
+    assert_close(y, want, 1e-14)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -181,11 +192,11 @@ def test_preferred_element_type_is_the_output_and_the_sum(dtype, preferred):
     y = jc.conv(x, w, preferred_element_type=preferred)
     assert y.dtype == preferred
     tolerance = {"float32": 1e-6, "float64": 1e-14, "complex128": 1e-14}.get(preferred, 0)
-    close(y, want, tolerance)
+    assert_close(y, want, tolerance)
     back = jc.conv_transpose(x, w, preferred_element_type=preferred)
     assert back.dtype == preferred
     form = oracles.transpose_form((9,), (9,))
-    close(back, form.project("x", y=wide(x), w=wide(w)), tolerance)
+    assert_close(back, form.project("x", y=wide(x), w=wide(w)), tolerance)
 
 
 def test_gradients_keep_each_arrays_dtype():
@@ -243,8 +254,8 @@ def test_avg_pool_equals_loops(case, extra):
     want = oracles.avg_pool(cases.one_batch(x, case.rank), case.window, **options)
     y = both_layouts(jc.avg_pool, x, window=case.window, rank=case.rank, **options)
     assert y.dtype == np.float64
-    close(y.reshape(want.shape), want, TOLERANCE["float64"])
-    close(jc.reference.avg_pool(x, case.window, **options), y, TOLERANCE["float64"])
+    assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
+    assert_close(jc.reference.avg_pool(x, case.window, **options), y, TOLERANCE["float64"])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "complex64"])
@@ -254,7 +265,7 @@ def test_avg_pool_in_each_dtype(dtype):
     want = oracles.avg_pool(wide(x), case.window, **case.options)
     y = jc.avg_pool(x, case.window, **case.options)
     assert y.dtype == dtype
-    close(y, want, TOLERANCE[dtype])
+    assert_close(y, want, TOLERANCE[dtype])
 
 
 def test_avg_pool_of_integers_is_a_float():
