@@ -224,6 +224,10 @@ def test_precision_reaches_lax():
     with jax.default_matmul_precision("highest"):
         text = precisions().replace("#stablehlo<", "").replace(">", "")
     assert highest in text
+    with jax.default_matmul_precision("highest"):
+        traced = jax.jit(lambda x: jc.conv(x, w, padding=1)).trace(x)
+    later = traced.lower().as_text()  # lowered outside: what held when it was traced counts
+    assert highest in later.replace("#stablehlo<", "").replace(">", "")
     mixed = precisions(precision=("high", None)).replace("#stablehlo<", "").replace(">", "")
     assert "precision HIGH, precision DEFAULT" in mixed
     with jax.default_matmul_precision("F32_F32_F32"):  # a preset of dot products: left to lax
