@@ -28,6 +28,11 @@ NUMBERS = frozenset(
 HALF = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
 
 
+def accumulator(dtype: Any) -> np.dtype:
+    """What sums of this dtype are kept in: float32 for half precision, else itself."""
+    return np.dtype(np.float32) if dtype in HALF else np.dtype(dtype)
+
+
 def array(name: str, value: Any) -> Any:
     """`value` if it is an array of numbers: a jax or NumPy array, or what converts to one.
 

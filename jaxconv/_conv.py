@@ -19,7 +19,7 @@ from ._choice import check_asked
 from ._form import Form, Problem
 from ._geometry import Geometry, conv_geometry, transpose_geometry
 from ._layout import Layout
-from ._primitives import bind, input_grad_p, output_p
+from ._primitives import bind, default_platform, input_grad_p, output_p
 from ._types import Padding, PerAxis
 
 #: Programs kept for calls seen before; each is one combination of shapes and options.
@@ -221,7 +221,9 @@ def _conv_program(
             x = _pad.pad(x, layout, pairs, mode)
         dtype, summed = _dtypes(x.dtype, numerics.preferred, bias)
         form = _form(geometry, layout, (x.dtype, kernel.dtype, summed), numerics)
-        check_asked(numerics.algorithm, Problem("output", form, (flat, kernel_shape), _platform()))
+        check_asked(
+            numerics.algorithm, Problem("output", form, (flat, kernel_shape), default_platform())
+        )
         y = bind(output_p, _mesh.reshape(x, flat), kernel, form=form)
         return _add_bias(_mesh.reshape(y, result), bias, layout).astype(dtype)
 
@@ -255,7 +257,7 @@ def _conv_transpose_program(
         y, kernel, bias = _arrays.promote(y, kernel, bias)
         dtype, summed = _dtypes(y.dtype, numerics.preferred, bias)
         form = _form(geometry, layout, (summed, kernel.dtype, y.dtype), numerics)
-        problem = Problem("input_grad", form, (flat, kernel_shape), _platform())
+        problem = Problem("input_grad", form, (flat, kernel_shape), default_platform())
         check_asked(numerics.algorithm, problem)
         x = bind(input_grad_p, _mesh.reshape(y, flat), kernel, form=form)
         return _add_bias(_mesh.reshape(x, result), bias, layout).astype(dtype)
@@ -266,18 +268,12 @@ def _conv_transpose_program(
 def _dtypes(operands: np.dtype, preferred: np.dtype | None, bias: Any):
     """The output's dtype, and that of the sum before a bias: float32 where it rounds afterwards."""
     dtype = _arrays.result_dtype(operands, preferred)
-    rounds_later = bias is not None and dtype in _arrays.HALF
-    return dtype, np.dtype(np.float32) if rounds_later else dtype
+    return dtype, dtype if bias is None else _arrays.accumulator(dtype)
 
 
 def _form(geometry: Geometry, layout: Layout, dtypes: Any, numerics: _Numerics) -> Form:
     precision = numerics.precision or _arrays.default_precision()
     return Form(geometry, layout, dtypes, precision, numerics.algorithm)
-
-
-def _platform() -> str:
-    platform = jax.default_backend()
-    return "cuda" if platform == "gpu" else platform
 
 
 def _check_bias(shape: Any, allowed: list[tuple[int, ...]], written: str) -> None:

@@ -179,9 +179,8 @@ def _corr2d_multi_in(X: Array, K: Array) -> Array:
 def _matmul_1x1(X: Array, K: Array) -> Array:
     X, K = _arrays.promote(X, K)
     dtype = X.dtype
-    summed = jnp.float32 if dtype in _arrays.HALF else dtype
     channels, columns = K.reshape(K.shape[:2]), X.reshape(X.shape[0], X.shape[1] * X.shape[2])
-    product = jnp.matmul(channels, columns, preferred_element_type=summed)
+    product = jnp.matmul(channels, columns, preferred_element_type=_arrays.accumulator(dtype))
     return product.astype(dtype).reshape(K.shape[0], *X.shape[1:])
 
 

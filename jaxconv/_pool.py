@@ -7,7 +7,6 @@ from typing import Any, Literal, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jaxtyping import Int32, Num
 
@@ -223,8 +222,7 @@ def _avg_program(call: Call, count_include_pad: bool, divisor: int | None):
         x = jnp.asarray(x)
         if jnp.issubdtype(x.dtype, jnp.integer):
             x = x.astype(float)
-        summed = jnp.float32 if x.dtype in _arrays.HALF else x.dtype
-        y = planned.apply(window_sum_p, x, np.dtype(summed))
+        y = planned.apply(window_sum_p, x, _arrays.accumulator(x.dtype))
         count = functools.reduce(operator.mul, (jnp.asarray(factor, y.dtype) for factor in factors))
         return (y / count).astype(x.dtype)
 

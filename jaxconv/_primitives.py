@@ -36,6 +36,12 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 CACHED_PROGRAMS = 4096
 
 
+def default_platform() -> str:
+    """What is computed on where nothing says otherwise, by the name it is lowered for."""
+    platform = jax.default_backend()
+    return "cuda" if platform == "gpu" else platform
+
+
 def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: bool) -> Primitive:
     """A primitive whose result has the shape and dtype `result(form, *operand_shapes)`, computed on
     each platform by the algorithm that the table chooses for it. `batched`: the result's first axis
@@ -62,8 +68,7 @@ def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: boo
         # Reached outside of any jit: in derivatives taken eagerly, or under jax.disable_jit().
         if not jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
             return program(form)(*operands)
-        platform = jax.default_backend()
-        return compute(*operands, form=form, platform="cuda" if platform == "gpu" else platform)
+        return compute(*operands, form=form, platform=default_platform())
 
     primitive.def_abstract_eval(abstract)
     primitive.def_impl(eager)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._arrays import HALF, accumulator
 from .._check import Pairs
 from .._form import PROJECTIONS, Form, Problem
 from ._algorithm import Algorithm
@@ -125,7 +126,7 @@ def _swap_channels(form: Form, w: Array) -> Array:
 def _groups_as_features(problem: Problem) -> bool:
     """Whether the kernel gradient's groups are feature groups, or batch groups as lax has them.
 
-    XLA:CPU is up to 80 times faster on the former. Over several devices XLA's partitioner gets the
+    XLA:CPU is far faster on the former. Over several devices XLA's partitioner gets the
     latter wrong: with the batch split over one axis of a mesh and copied over another, the sum runs
     over the copies too. One GPU or TPU keeps the form that its backend knows as a kernel gradient.
     """
@@ -182,9 +183,6 @@ def _convolve(
     return result.astype(result_dtype)
 
 
-_HALF = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
-
-
 def _dtypes(problem: Problem) -> tuple[np.dtype, np.dtype]:
     """Dtypes of the operands and of the sum, wide enough for all three arrays.
 
@@ -196,9 +194,9 @@ def _dtypes(problem: Problem) -> tuple[np.dtype, np.dtype]:
     with jax.numpy_dtype_promotion("standard"):
         operands = jnp.promote_types(a, b)
         wide = jnp.promote_types(operands, result)
-    if operands in _HALF and result in (operands, np.float32) and problem.platform != "cpu":
+    if operands in HALF and result in (operands, np.float32) and problem.platform != "cpu":
         return operands, np.dtype(result)
-    wide = np.dtype(np.float32) if wide in _HALF else wide
+    wide = accumulator(wide)
     return wide, wide
 
 

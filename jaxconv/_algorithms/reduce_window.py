@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._arrays import accumulator
 from .._form import PoolForm, Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
@@ -29,7 +30,7 @@ def window_max(problem: Problem, x: Array) -> Array:
 def window_sum(problem: Problem, x: Array) -> Array:
     """y[s] = sum_a x[s*stride + a*dilation - low], summed in float32 for half precision."""
     result_dtype = problem.form.dtypes[1]
-    wide = x.astype(_accumulator(result_dtype))
+    wide = x.astype(accumulator(result_dtype))
     return _reduce(problem.form, wide, np.zeros((), wide.dtype), lax.add).astype(result_dtype)
 
 
@@ -41,7 +42,7 @@ def window_spread(problem: Problem, y: Array) -> Array:
     """
     geometry = problem.form.geometry
     result_dtype = problem.form.dtypes[0]
-    wide = y.astype(_accumulator(result_dtype))
+    wide = y.astype(accumulator(result_dtype))
     config = [(0, 0, 0)]
     for axis, (low, _) in enumerate(geometry.padding):
         reach, s = geometry.extent[axis] - 1, geometry.stride[axis]
@@ -134,7 +135,7 @@ def place(problem: Problem, y: Array, index: Array) -> Array:
     flat_index = index.reshape(n, -1, c)
     images = jnp.arange(n, dtype=np.int32).reshape(n, 1, 1)
     channels = jnp.arange(c, dtype=np.int32).reshape(1, 1, c)
-    wide = y.reshape(n, -1, c).astype(_accumulator(y.dtype))
+    wide = y.reshape(n, -1, c).astype(accumulator(y.dtype))
     nowhere = jnp.where(flat_index < 0, plane, flat_index)
     zeros = jnp.zeros((n, plane, c), wide.dtype)
     summed = zeros.at[images, nowhere, channels].add(wide, mode="drop")
@@ -159,11 +160,6 @@ def lowest(dtype: np.dtype) -> np.ndarray:
     if jnp.issubdtype(dtype, jnp.inexact):
         return np.asarray(-np.inf, dtype)
     return np.asarray(jnp.iinfo(dtype).min, dtype)
-
-
-def _accumulator(dtype: np.dtype) -> np.dtype:
-    half = dtype in (np.dtype(jnp.bfloat16), np.dtype(np.float16))
-    return np.dtype(np.float32) if half else np.dtype(dtype)
 
 
 def _reduce(form: PoolForm, x: Array, init: np.ndarray, monoid) -> Array:
