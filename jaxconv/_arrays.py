@@ -25,6 +25,8 @@ NUMBERS = frozenset(
         jnp.int8, jnp.int16, jnp.int32, jnp.int64, jnp.uint8, jnp.uint16, jnp.uint32, jnp.uint64,
     )
 )  # fmt: skip
+#: Elements of at most 16 bytes that 63 bits can count the bytes of.
+MOST_ELEMENTS = 2**59
 HALF = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
 
 
@@ -65,12 +67,12 @@ def static_shape(name: str, shape: tuple[Any, ...], sizes: tuple[Any, ...]) -> N
 
 
 def computable(name: str, shape: tuple[Any, ...]) -> None:
-    """XLA counts elements in 64 bits, and ends the process where they do not suffice.
+    """XLA counts bytes in 64 bits, and ends the process where they do not suffice.
 
     Raises:
         ValueError: naming the argument that asks for such a result.
     """
-    if math.prod(size for size in shape if type(size) is int) > _check.LARGEST:
+    if math.prod(size for size in shape if type(size) is int) > MOST_ELEMENTS:
         raise ValueError(f"{name} must leave a result that fits into memory; got {shape}")
 
 

@@ -17,6 +17,7 @@ Here a mapped axis always joins the batch.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from jax.interpreters import ad, batching, mlir
 
 from . import _mesh
 from ._algorithms.reduce_window import lowest
+from ._check import LARGEST
 from ._choice import choose
 from ._form import PROJECTIONS, Form, PoolForm, Problem, Shape
 
@@ -247,6 +249,11 @@ def _up(form: PoolForm, y: Shape, *_: Shape):
 
 
 def _positions(form: PoolForm, x: Shape):
+    if math.prod(form.geometry.spatial) > LARGEST:
+        raise ValueError(
+            f"x must have at most {LARGEST} elements in a plane for int32 positions of winners, "
+            f"and for max-pool gradients; got spatial shape {form.geometry.spatial}"
+        )
     return form.output_shape(x), np.dtype(np.int32)
 
 

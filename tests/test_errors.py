@@ -246,6 +246,26 @@ def test_numpy_ints_and_lists_are_ints():
     np.testing.assert_array_equal(jc.max_pool(X, [two, 1]), jc.max_pool(X, (2, 1)))
 
 
+def test_results_of_more_than_32_bits_of_elements_are_not_refused():
+    """Only shapes are computed here: nothing of this size is held."""
+    x = jax.ShapeDtypeStruct((1, 2**16, 2**16), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((2, 1, 3, 3), jnp.float32)
+    y = jax.eval_shape(lambda x, k: jc.conv(x, k, padding=1), x, kernel)
+    assert y.shape == (2, 2**16, 2**16)
+    assert jax.eval_shape(lambda y, k: jc.conv_transpose(y, k), y, kernel).size > 2**32
+    pooled = jax.eval_shape(lambda x: jc.max_pool(x, (2, 2), stride=1), x)
+    assert pooled.shape == (1, 2**16 - 1, 2**16 - 1)
+    # But int32 positions do not reach that far, nor do the gradients that need them.
+    for function in (
+        lambda x: jc.max_pool(x, (2, 2), return_indices=True),
+        jax.grad(lambda x: jc.max_pool(x, (2, 2)).sum()),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^x must have at most 2147483647 elements in a plane"
+        ):
+            jax.eval_shape(function, x)
+
+
 def test_strict_promotion_is_jaxs_own_error():
     with pytest.raises(jax.dtypes.TypePromotionError):
         jc.conv(X.astype("float32"), K)
