@@ -6,8 +6,13 @@ modules. `docs`: each function's own docstring. Needs jax and jaxtyping alone.
 
 from . import filters as filters
 from . import geometry as geometry
+from . import gradients as gradients
 from . import reference as reference
+from ._adaptive import adaptive_avg_pool as adaptive_avg_pool
+from ._adaptive import adaptive_max_pool as adaptive_max_pool
 from ._algorithms import algorithms as algorithms
+from ._columns import fold as fold
+from ._columns import unfold as unfold
 from ._conv import conv as conv
 from ._conv import conv_transpose as conv_transpose
 from ._notes import corr2d as corr2d
@@ -16,7 +21,9 @@ from ._notes import corr2d_multi_in_out as corr2d_multi_in_out
 from ._notes import corr2d_multi_in_out_1x1 as corr2d_multi_in_out_1x1
 from ._notes import pool2d as pool2d
 from ._pool import avg_pool as avg_pool
+from ._pool import lp_pool as lp_pool
 from ._pool import max_pool as max_pool
 from ._pool import min_pool as min_pool
 from ._signal import convolve as convolve
 from ._signal import correlate as correlate
+from ._unpool import max_unpool as max_unpool

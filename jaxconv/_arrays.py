@@ -56,6 +56,18 @@ def array(name: str, value: Any) -> Any:
     return value
 
 
+def ordered(name: str, value: Any) -> Any:
+    """`value` if it is an array of real numbers.
+
+    Raises:
+        TypeError: for complex numbers, and for all that `array` refuses.
+    """
+    value = array(name, value)
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be real, as complex numbers have no order; got {value.dtype}")
+    return value
+
+
 def static_shape(name: str, shape: tuple[Any, ...], sizes: tuple[Any, ...]) -> None:
     """Spatial sizes must be plain ints; batch sizes may be symbolic (`jax.export`).
 

@@ -4,6 +4,7 @@ Nothing here knows about convolution: shapes are compared in `geometry` and at t
 (`_conv`, `_pool`, `_signal`). Nothing here touches jax, so that `geometry` can use it.
 """
 
+import numbers
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,22 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}; got {value}")
     return value
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a Python float above 0, infinity included."""
+    real = isinstance(value, numbers.Real) or getattr(value, "dtype", None) is not None
+    try:
+        if isinstance(value, bool) or not real or is_many(value):
+            raise TypeError
+        number = float(value)
+    except (TypeError, OverflowError):
+        raise TypeError(
+            f"{name} must be a number known before tracing; got {describe(value)}"
+        ) from None
+    if not number > 0:
+        raise ValueError(f"{name} must be greater than 0; got {value}")
+    return number
 
 
 def is_many(value: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ._algorithms import REGISTER, Algorithm
 from ._form import PROJECTIONS, Problem
+from ._geometry import Partition
 
 
 class Row(NamedTuple):
@@ -31,12 +32,22 @@ def _is_convolution(problem: Problem) -> bool:
     return problem.projection in PROJECTIONS
 
 
+def _is_adaptive(problem: Problem) -> bool:
+    return problem.projection.startswith("window") and isinstance(problem.form.geometry, Partition)
+
+
+def _is_columns(problem: Problem) -> bool:
+    return problem.projection in ("unfold", "fold")
+
+
 def _is_anything(problem: Problem) -> bool:
     return True
 
 
 TABLE: tuple[Row, ...] = (
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is registered for it"),
+    Row("adaptive", _is_adaptive, "windows of unequal sizes, which window reductions do not have"),
+    Row("columns", _is_columns, "slices move each element once for each tap of an axis"),
     Row("reduce_window", _is_anything, "XLA's own window reduction; nothing faster is registered"),
 )
 

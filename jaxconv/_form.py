@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ._geometry import Geometry
+from ._geometry import Geometry, Partition
 from ._layout import Layout
 
 Shape = tuple[int, ...]
@@ -72,20 +72,25 @@ class PoolForm:
     """The one static parameter of the window maps, on images `(n, *spatial, c)`.
 
     Attributes:
-        geometry: the integers; `groups` is 1, channels never meet.
+        geometry: the integers: windows of one size, or the unequal ones of an adaptive pool. Where
+            an index says what goes where, only its sizes count.
         dtypes: of the input and of the output, equal but for sums that widen.
     """
 
-    geometry: Geometry
+    geometry: Geometry | Partition
     dtypes: tuple[np.dtype, np.dtype]
 
     def input_shape(self, output: Shape) -> Shape:
-        """The shape of the input that an output of this shape belongs to."""
+        """The shape of the input that an output, or columns, of this shape belong to."""
         return (output[0], *self.geometry.spatial, output[-1])
 
     def output_shape(self, input: Shape) -> Shape:
         """The shape of the output for an input of this shape."""
         return (input[0], *self.geometry.output, input[-1])
+
+    def columns_shape(self, input: Shape) -> Shape:
+        """The shape of all windows written out: taps before windows."""
+        return (input[0], *self.geometry.window, *self.geometry.output, input[-1])
 
 
 @dataclasses.dataclass(frozen=True)

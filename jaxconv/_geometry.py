@@ -2,7 +2,8 @@
 
 Along one axis, with `n` input elements, a window of `k` taps, stride `s`, dilation `d` and padding
 `(low, high)`, output `i` reads the input at `i*s + a*d - low` for taps `a = 0..k-1`. All else here,
-and in the public `geometry`, follows from that line.
+and in the public `geometry`, follows from that line: that is a `Geometry`. The windows of adaptive
+pools, which are not of one size, are a `Partition`.
 """
 
 import dataclasses
@@ -54,6 +55,46 @@ class Geometry:
         """Output sizes: `floor((n + low + high - extent) / s) + 1`."""
         axes = zip(self.padded, self.extent, self.stride, strict=True)
         return tuple((n - extent) // s + 1 for n, extent, s in axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """The windows of an adaptive pool: `m` of them cover `n` elements as evenly as they can.
+
+    Window i is `[floor(i*n/m), ceil((i+1)*n/m))`. Element t lies in it just when i lies in window t
+    of the partition with n and m exchanged: `floor(i*n/m) <= t` says `i*n/m < t + 1`, that is
+    `i < (t+1)*m/n`, and `t < ceil((i+1)*n/m)` says `i + 1 > t*m/n`. So the adjoint of summing over
+    a partition is summing over the exchanged one.
+
+    Attributes:
+        spatial: sizes `n`, at least 1 where anything is read.
+        output: numbers of windows `m`.
+    """
+
+    spatial: Ints
+    output: Ints
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.spatial)
+
+    @property
+    def window(self) -> Ints:
+        """The largest windows: the number of elements of the longest one on each axis."""
+        axes = range(self.rank)
+        spans = (self.spans(axis) for axis in axes)
+        return tuple(max((stop - start for start, stop in span), default=1) for span in spans)
+
+    @property
+    def exchanged(self) -> "Partition":
+        """The partition whose sums are the adjoint of this one's."""
+        return Partition(self.output, self.spatial)
+
+    def spans(self, axis: int) -> tuple[tuple[int, int], ...]:
+        """Start and stop of each window along an axis."""
+        n, m = self.spatial[axis], self.output[axis]
+        return tuple((i * n // m, -(-(i + 1) * n // m)) for i in range(m))
 
 
 def extents(window: Ints, dilation: Ints) -> Ints:

@@ -58,6 +58,10 @@ class Layout:
         """The batch axes in an image's shape, possibly none."""
         return shape[: -self.rank - 1]
 
+    def first_spatial(self, axes: int) -> int:
+        """The first spatial axis of an image with so many axes."""
+        return axes - self.rank - (1 if self.channels_last else 0)
+
     def image(
         self, batch: tuple[int, ...], channels: int, spatial: tuple[int, ...]
     ) -> tuple[int, ...]:

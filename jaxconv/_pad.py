@@ -40,7 +40,7 @@ def pad(x: Array, layout: Layout, pairs: Pairs, mode: str) -> Array:
     `circular` wraps what is left after cropping, the others extend the whole input and crop then,
     as `torch.nn.functional.pad` does.
     """
-    first = x.ndim - layout.rank - (1 if layout.channels_last else 0)
+    first = layout.first_spatial(x.ndim)
     config: list[Any] = [(0, 0)] * x.ndim
     config[first : first + layout.rank] = pairs
     added = [(max(low, 0), max(high, 0)) for low, high in config]

@@ -1,20 +1,20 @@
-"""The doors of the pools: checks and geometry in `_pool_plan`, then the maps of `_primitives`."""
+"""The doors of the pools: checks and geometry in `_pool_plan`, then `_window_maps`."""
 
 import functools
-import operator
-from collections.abc import Sequence
-from typing import Any, Literal, SupportsIndex, overload
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Int32, Num
 
 from . import _arrays, _check
 from ._arrays import ArrayIn
-from ._pool_plan import Call, counts, parse, plan
-from ._primitives import window_max_p, window_sum_p
+from ._pool_plan import Call, counts, maxima, means, parse, plan
 from ._types import Padding, PerAxis
+from ._window_maps import window_max_p, window_sum_p
 
 CACHED_CALLS = 4096
 
@@ -90,7 +90,7 @@ def max_pool(
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4), (3, 3), stride=2, padding=1)[0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
-    x = _ordered(x)
+    x = _arrays.ordered("x", x)
     wants = _check.flag("return_indices", return_indices)
     call = parse(x, window, stride, padding, dilation, ceil_mode, layout)
     return _max_program(call, wants)(x)
@@ -126,7 +126,7 @@ def min_pool(
     >>> min_pool(jnp.arange(16.0).reshape(1, 4, 4), (2, 2))[0].tolist()
     [[0.0, 2.0], [8.0, 10.0]]
     """
-    x = _ordered(x)
+    x = _arrays.ordered("x", x)
     return _min_program(parse(x, window, stride, padding, dilation, ceil_mode, layout))(x)
 
 
@@ -176,26 +176,54 @@ def avg_pool(
     return _avg_program(call, counts_padding, divisor)(x)
 
 
-def _ordered(x: Any) -> Any:
-    x = _arrays.array("x", x)
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise TypeError(f"x must be real, as complex numbers have no order; got {x.dtype}")
-    return x
+def lp_pool(
+    x: Num[ArrayIn, "..."],
+    window: Sequence[SupportsIndex],
+    p: float = 2.0,
+    *,
+    stride: PerAxis | None = None,
+    padding: Padding = 0,
+    dilation: PerAxis = 1,
+    ceil_mode: bool = False,
+    layout: str | None = None,
+) -> Num[Array, "..."]:
+    """The p-norm of each window: `y[c, i] = (sum_a |x[c, i*stride + a*dilation - low]|**p)**(1/p)`.
+
+    The derivative of a window of zeros is 0, and so is that of `|x|**p` at `x = 0`, to any order at
+    which it does not exist. `|x|**p` must not overflow the dtype of the sum.
+
+    Args:
+        x: images of real numbers, `(*batch, c, *spatial)`, or `(*batch, *spatial, c)`.
+        window: as in `max_pool`.
+        p: a number above 0: 1 sums magnitudes, 2 is the Euclidean norm, infinity the greatest
+            magnitude.
+        stride, padding, dilation, ceil_mode, layout: as in `max_pool`.
+
+    Returns:
+        `(*batch, c, *output)` or `(*batch, *output, c)`. Floats keep their dtype (float16 and
+        bfloat16 are computed in float32 and rounded once), integers give JAX's default float. A
+        window that holds no element of x gives 0.
+
+    Raises:
+        ValueError: a window that does not fit, a padding as large as the window, a bad value.
+        TypeError: an argument of the wrong type or dtype (bool and complex numbers are).
+
+    Source: `torch.nn.functional.lp_pool2d`, which leaves out the magnitude (odd p differ on
+    negative numbers) and scales the last windows of `ceil_mode` up to full ones; here neither is
+    done. It has no padding and no dilation, and may give NaN to derivatives of windows of zeros.
+
+    >>> import jax.numpy as jnp
+    >>> lp_pool(jnp.asarray([[3.0, -4.0, 0.0, 2.0]]), (2,)).tolist()
+    [[5.0, 2.0]]
+    """
+    x = _arrays.ordered("x", x)
+    exponent = _check.positive("p", p)
+    return _lp_program(parse(x, window, stride, padding, dilation, ceil_mode, layout), exponent)(x)
 
 
 @functools.lru_cache(maxsize=CACHED_CALLS)
 def _max_program(call: Call, return_indices: bool):
-    planned = plan(call)
-
-    @functools.partial(jax.jit, inline=True)
-    def max_pool(x):
-        x = jnp.asarray(x)
-        y = planned.apply(window_max_p, x)
-        if not return_indices:
-            return y
-        return y, planned.winners(x)
-
-    return max_pool
+    return maxima(plan(call), return_indices)
 
 
 @functools.lru_cache(maxsize=CACHED_CALLS)
@@ -216,14 +244,39 @@ def _min_program(call: Call):
 def _avg_program(call: Call, count_include_pad: bool, divisor: int | None):
     planned = plan(call)
     factors = counts(planned, call.layout, count_include_pad) if divisor is None else [divisor]
+    return means(planned, factors)
+
+
+@functools.lru_cache(maxsize=CACHED_CALLS)
+def _lp_program(call: Call, p: float):
+    planned = plan(call)
 
     @functools.partial(jax.jit, inline=True)
-    def avg_pool(x):
+    def lp_pool(x):
         x = jnp.asarray(x)
         if jnp.issubdtype(x.dtype, jnp.integer):
             x = x.astype(float)
-        y = planned.apply(window_sum_p, x, _arrays.accumulator(x.dtype))
-        count = functools.reduce(operator.mul, (jnp.asarray(factor, y.dtype) for factor in factors))
-        return (y / count).astype(x.dtype)
+        dtype = x.dtype
+        x = x.astype(_arrays.accumulator(dtype))
+        if math.isinf(p):
+            greatest = planned.apply(window_max_p, jnp.abs(x))
+            return jnp.where(greatest < 0, 0, greatest).astype(dtype)  # -inf: an empty window
+        return _where_not_zero(
+            lambda total: total ** (1 / p), planned.apply(window_sum_p, _power(x, p))
+        ).astype(dtype)
 
-    return avg_pool
+    return lp_pool
+
+
+def _power(x: Array, p: float) -> Array:
+    """`|x|**p`, by products where p is an integer, so that derivatives at 0 are exact."""
+    if p == round(p):
+        return lax.integer_pow(x if p % 2 == 0 else jnp.abs(x), round(p))
+    return _where_not_zero(lambda x: jnp.abs(x) ** p, x)
+
+
+def _where_not_zero(function: Callable[[Array], Array], x: Array) -> Array:
+    """`function(x)`, but 0 with all derivatives 0 where x is 0; there it never sees x."""
+    zero = x == 0
+    one = jnp.ones((), x.dtype)
+    return jnp.where(zero, jnp.zeros((), x.dtype), function(jnp.where(zero, one, x)))

@@ -1,7 +1,7 @@
-"""The core: the maps of the two forms as JAX primitives, with derivatives and batching rules.
+"""The core: the projections of the form as JAX primitives, with derivatives and batching rules.
 
-Convolution: `output`, `input_grad`, `kernel_grad`, the three projections of the trilinear form (see
-`_form`). Each is bilinear and the transpose of each other in the argument they do not share, so
+`output`, `input_grad`, `kernel_grad`: the three projections of the trilinear form (see `_form`).
+Each is bilinear and the transpose of each other in the argument they do not share, so
 every derivative of any order, forward or reverse, is again one of the three. A mapped axis folds
 into an axis that is there already: which one, says the set of the form's arrays that carry it:
 
@@ -10,26 +10,22 @@ into an axis that is there already: which one, says the set of the form's arrays
     x, w     (the output is shared)     input channels    i
     x, w, y                             groups            g
 
-Pools: `window_sum` and `window_spread` are linear and each other's transposes, `pick` and `place`
-too, in their first argument; `window_max` has the derivative `pick(t, window_argmax(x))`.
-Here a mapped axis always joins the batch.
+The maps of windows, which are linear in one array, are in `_window_maps`; what makes a primitive of
+a map is here for both.
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from . import _mesh
 from ._algorithms.reduce_window import lowest
-from ._check import LARGEST
 from ._choice import choose
 from ._form import PROJECTIONS, Form, PoolForm, Problem, Shape
 
@@ -44,7 +40,7 @@ def default_platform() -> str:
     return "cuda" if platform == "gpu" else platform
 
 
-def _primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: bool) -> Primitive:
+def map_primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: bool) -> Primitive:
     """A primitive whose result has the shape and dtype `result(form, *operand_shapes)`, computed on
     each platform by the algorithm that the table chooses for it. `batched`: the result's first axis
     is the first operand's batch."""
@@ -110,7 +106,7 @@ def _projection(name: str) -> Primitive:
     def result(form: Form, a: Shape, b: Shape):
         return form.result_shape(name, a, b), form.dtype(PROJECTIONS[name][2])
 
-    return _primitive(name, result, batched=name != "kernel_grad")
+    return map_primitive(name, result, batched=name != "kernel_grad")
 
 
 output_p = _projection("output")
@@ -183,7 +179,7 @@ def _batch_projection(primitive: Primitive, arrays: tuple[str, str, str], values
     index = _FOLD[frozenset(carriers)]
     size = next(value.shape[axis] for _, value, axis in operands if axis is not None)
     if size == 0:
-        shapes = (_without(value.shape, axis) for _, value, axis in operands)
+        shapes = (without(value.shape, axis) for _, value, axis in operands)
         shape = form.result_shape(primitive.name.removeprefix("jaxconv_"), *shapes)
         return jnp.zeros((0, *shape), form.dtype(arrays[2])), 0
     folded = [
@@ -200,7 +196,7 @@ def _batch_projection(primitive: Primitive, arrays: tuple[str, str, str], values
     return _unfold(result, size, *_fold_place(form, arrays[2], index)), 0
 
 
-def _without(shape: Shape, axis: int | None) -> Shape:
+def without(shape: Shape, axis: int | None) -> Shape:
     return shape if axis is None else (*shape[:axis], *shape[axis + 1 :])
 
 
@@ -212,81 +208,3 @@ for _p, _name in (
     _arrays = PROJECTIONS[_name]
     ad.defbilinear(_p, *(_transpose_in(array, _arrays) for array in _arrays[:2]))
     batching.primitive_batchers[_p] = functools.partial(_batch_projection, _p, _arrays)
-
-
-# The window maps of the pools.
-
-
-def _window_map(name: str, result: Callable[..., tuple[Shape, Any]]) -> Primitive:
-    primitive = _primitive(name, result, batched=True)
-    batching.primitive_batchers[primitive] = functools.partial(_batch_window_map, primitive)
-    return primitive
-
-
-def _batch_window_map(primitive: Primitive, values, mapped, *, form):
-    """The mapped axis joins the batch; an operand without it is repeated."""
-    size = next(
-        value.shape[axis] for value, axis in zip(values, mapped, strict=True) if axis is not None
-    )
-    folded = []
-    for value, axis in zip(values, mapped, strict=True):
-        if axis is None:
-            value = jnp.broadcast_to(value[None], (size, *value.shape))
-        else:
-            value = jnp.moveaxis(value, axis, 0)
-        folded.append(value.reshape(size * value.shape[1], *value.shape[2:]))
-    result = primitive.bind(*folded, form=form)
-    per_map = _without(values[0].shape, mapped[0])[0]
-    return result.reshape(size, per_map, *result.shape[1:]), 0
-
-
-def _down(form: PoolForm, x: Shape, *_: Shape):
-    return form.output_shape(x), form.dtypes[1]
-
-
-def _up(form: PoolForm, y: Shape, *_: Shape):
-    return form.input_shape(y), form.dtypes[0]
-
-
-def _positions(form: PoolForm, x: Shape):
-    if math.prod(form.geometry.spatial) > LARGEST:
-        raise ValueError(
-            f"x must have at most {LARGEST} elements in a plane for int32 positions of winners, "
-            f"and for max-pool gradients; got spatial shape {form.geometry.spatial}"
-        )
-    return form.output_shape(x), np.dtype(np.int32)
-
-
-window_max_p = _window_map("window_max", _down)
-window_argmax_p = _window_map("window_argmax", _positions)
-window_sum_p = _window_map("window_sum", _down)
-window_spread_p = _window_map("window_spread", _up)
-pick_p = _window_map("pick", _down)
-place_p = _window_map("place", _up)
-
-ad.deflinear2(window_sum_p, lambda y, x, *, form: [bind(window_spread_p, y, form=form)])
-ad.deflinear2(window_spread_p, lambda x, y, *, form: [bind(window_sum_p, x, form=form)])
-
-
-def _linear_in_first(primitive: Primitive, transposed: Primitive) -> None:
-    """`primitive(value, index)` is linear in the value; the index has no derivative."""
-
-    def transpose(cotangent, value, index, *, form):
-        return [bind(transposed, cotangent, index, form=form), None]
-
-    ad.deflinear2(primitive, transpose)
-    # In place of deflinear2's own rule, which would want a tangent for the index as well.
-    ad.defjvp(primitive, lambda t, value, index, *, form: primitive.bind(t, index, form=form), None)
-
-
-_linear_in_first(pick_p, place_p)
-_linear_in_first(place_p, pick_p)
-
-
-def _window_max_tangent(tangent, x, *, form):
-    """dy[s] = dx[winner of window s]; the winner, an integer, has no derivative."""
-    winner = window_argmax_p.bind(jax.lax.stop_gradient(x), form=form)
-    return pick_p.bind(tangent, winner, form=form)
-
-
-ad.defjvp(window_max_p, _window_max_tangent)

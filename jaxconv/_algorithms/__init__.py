@@ -2,20 +2,20 @@
 
 An algorithm is a name and a function for each map that it can compute. The maps are the
 projections of the convolution form (`output`, `input_grad`, `kernel_grad`) and the window maps of
-the pools (`window_max`, `window_argmax`, `window_sum`, `window_spread`, `pick`, `place`). Each
-function takes the static `Problem` and the operands, and returns the result in the shape and dtype
-that the form says; operands and result are never empty. No algorithm defines a derivative: the maps
-are each other's transposes, see `jaxconv._primitives`.
+the pools (`window_max`, `window_argmax`, `window_sum`, `window_spread`, `pick`, `place`, `unfold`,
+`fold`). Each function takes the static `Problem` and the operands, and returns the result in the
+shape and dtype that the form says; operands and result are never empty. No algorithm defines a
+derivative: the maps are each other's transposes, see `jaxconv._primitives` and `_window_maps`.
 
 To add one: write a file here that ends in an `Algorithm`, list it in `REGISTER` below, and give it
 a row in `jaxconv._choice.TABLE`. The tests run every algorithm of the register through every case.
 """
 
-from . import direct, reduce_window
+from . import adaptive, columns, direct, reduce_window
 from ._algorithm import Algorithm as Algorithm
 
 REGISTER: dict[str, Algorithm] = {
-    algorithm.name: algorithm for algorithm in (direct.ALGORITHM, reduce_window.ALGORITHM)
+    module.ALGORITHM.name: module.ALGORITHM for module in (direct, adaptive, columns, reduce_window)
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._arrays import accumulator
-from .._form import PoolForm, Problem
+from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 
@@ -24,14 +24,16 @@ MAX_UNROLLED = 16
 
 def window_max(problem: Problem, x: Array) -> Array:
     """y[s] = max_a x[s*stride + a*dilation - low]; NaN wins, padding never does."""
-    return _reduce(problem.form, x, lowest(x.dtype), lax.max)
+    return _reduce(problem.form.geometry, x, lowest(x.dtype), lax.max)
 
 
 def window_sum(problem: Problem, x: Array) -> Array:
     """y[s] = sum_a x[s*stride + a*dilation - low], summed in float32 for half precision."""
     result_dtype = problem.form.dtypes[1]
     wide = x.astype(accumulator(result_dtype))
-    return _reduce(problem.form, wide, np.zeros((), wide.dtype), lax.add).astype(result_dtype)
+    return _reduce(problem.form.geometry, wide, np.zeros((), wide.dtype), lax.add).astype(
+        result_dtype
+    )
 
 
 def window_spread(problem: Problem, y: Array) -> Array:
@@ -162,9 +164,8 @@ def lowest(dtype: np.dtype) -> np.ndarray:
     return np.asarray(jnp.iinfo(dtype).min, dtype)
 
 
-def _reduce(form: PoolForm, x: Array, init: np.ndarray, monoid) -> Array:
+def _reduce(geometry: Geometry, x: Array, init: np.ndarray, monoid) -> Array:
     """`lax.reduce_window` over the spatial axes, negative padding cropped first."""
-    geometry = form.geometry
     crop = [
         (0, 0, 0),
         *((min(low, 0), min(high, 0), 0) for low, high in geometry.padding),
