@@ -259,7 +259,7 @@ def _lp_program(call: Call, p: float):
         dtype = x.dtype
         x = x.astype(_arrays.accumulator(dtype))
         if math.isinf(p):
-            greatest = planned.apply(window_max_p, jnp.abs(x))
+            greatest = planned.apply(window_max_p, _magnitude(x))
             return jnp.where(greatest < 0, 0, greatest).astype(dtype)  # -inf: an empty window
         return _where_not_zero(
             lambda total: total ** (1 / p), planned.apply(window_sum_p, _power(x, p))
@@ -271,8 +271,13 @@ def _lp_program(call: Call, p: float):
 def _power(x: Array, p: float) -> Array:
     """`|x|**p`, by products where p is an integer, so that derivatives at 0 are exact."""
     if p == round(p):
-        return lax.integer_pow(x if p % 2 == 0 else jnp.abs(x), round(p))
-    return _where_not_zero(lambda x: jnp.abs(x) ** p, x)
+        return lax.integer_pow(x if p % 2 == 0 else _magnitude(x), round(p))
+    return _where_not_zero(lambda x: _magnitude(x) ** p, x)
+
+
+def _magnitude(x: Array) -> Array:
+    """`|x|` with derivative 0 at 0, where that of `jnp.abs` is 1."""
+    return x * jnp.sign(x)
 
 
 def _where_not_zero(function: Callable[[Array], Array], x: Array) -> Array:

@@ -115,7 +115,7 @@ def _unpool_program(shape, sizes, layout):
 def _kept(indices: Array, plane: int) -> Array:
     """`indices` with -1 for all that share a position with a later one."""
     rows, depth = indices.shape[0], indices.shape[-1]
-    at = indices.reshape(rows, -1, depth)
+    at = indices.reshape(rows, math.prod(indices.shape[1:-1]), depth)
     number = jax.lax.broadcasted_iota(np.int32, at.shape, 1)
     row = jax.lax.broadcasted_iota(np.int32, at.shape, 0)
     channel = jax.lax.broadcasted_iota(np.int32, at.shape, 2)

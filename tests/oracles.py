@@ -223,3 +223,80 @@ def avg_pool(x, window, *, count_include_pad=True, divisor_override=None, **opti
         divisor = count if divisor_override is None else divisor_override
         y[(n, c, *i)] = total / divisor if divisor else np.nan
     return y
+
+
+def lp_pool(x, window, p=2.0, **options):
+    """p-norms of windows; nothing is 0."""
+    windows = Windows(x.shape[2:], window, **options)
+    y = np.zeros((*x.shape[:2], *windows.sizes))
+    for n, c, *i in np.ndindex(*y.shape):
+        held = [abs(x[(n, c, *position)]) for position in windows.elements(i)]
+        if math.isinf(p):
+            y[(n, c, *i)] = np.max(held, initial=0)
+        else:
+            y[(n, c, *i)] = sum(value**p for value in held) ** (1 / p)
+    return y
+
+
+def adaptive_windows(spatial, output):
+    """For each output the positions of its window, in row-major order: torch's two formulas."""
+    sizes = [n if m is None else m for n, m in zip(spatial, output, strict=True)]
+    for i in np.ndindex(*sizes):
+        spans = [
+            range(math.floor(at * n / m), math.ceil((at + 1) * n / m))
+            for at, n, m in zip(i, spatial, sizes, strict=True)
+        ]
+        yield i, list(itertools.product(*spans))
+
+
+def adaptive_avg_pool(x, output):
+    """Means of the windows that cover x."""
+    sizes = [n if m is None else m for n, m in zip(x.shape[2:], output, strict=True)]
+    y = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    for i, window in adaptive_windows(x.shape[2:], output):
+        for n, c in np.ndindex(*x.shape[:2]):
+            y[(n, c, *i)] = sum(x[(n, c, *position)] for position in window) / len(window)
+    return y
+
+
+def adaptive_max_pool(x, output):
+    """Values and flat positions of the first greatest elements; NaN is the greatest."""
+    sizes = [n if m is None else m for n, m in zip(x.shape[2:], output, strict=True)]
+    y = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    index = np.zeros(y.shape, np.int32)
+    for i, window in adaptive_windows(x.shape[2:], output):
+        for n, c in np.ndindex(*x.shape[:2]):
+            values = [x[(n, c, *position)] for position in window]
+            first = int(np.argmax(values))  # NumPy's: the first NaN, else the first greatest
+            y[(n, c, *i)] = values[first]
+            index[(n, c, *i)] = np.ravel_multi_index(window[first], x.shape[2:])
+    return y, index
+
+
+def max_unpool(y, indices, output):
+    """Values written one after the other where their index says."""
+    x = np.zeros((*y.shape[:2], math.prod(output)), y.dtype)
+    for n, c, *i in np.ndindex(*y.shape):
+        if indices[(n, c, *i)] >= 0:
+            x[n, c, indices[(n, c, *i)]] = y[(n, c, *i)]
+    return x.reshape(*y.shape[:2], *output)
+
+
+def unfold(x, window, *, stride=1, padding=0, dilation=1):
+    """Columns (n, c, a, i), channels first: each window's elements, zeros outside of x."""
+    spatial, rank = x.shape[2:], len(window)
+    stride, dilation = per_axis(stride, rank), per_axis(dilation, rank)
+    sides = pairs(padding, spatial, window, stride, dilation)
+    sizes = [
+        (n + sum(side) - d * (k - 1) - 1) // s + 1
+        for n, k, s, d, side in zip(spatial, window, stride, dilation, sides, strict=True)
+    ]
+    if min(sizes) < 1:
+        raise RefusedError
+    columns = np.zeros((*x.shape[:2], *window, *sizes), x.dtype)
+    for at in np.ndindex(*window, *sizes):
+        a, i = at[:rank], at[rank:]
+        t = [i[r] * stride[r] + a[r] * dilation[r] - sides[r][0] for r in range(rank)]
+        if all(0 <= t[r] < spatial[r] for r in range(rank)):
+            columns[(..., *at)] = x[(..., *t)]
+    return columns.reshape(*x.shape[:2], math.prod(window), math.prod(sizes))
