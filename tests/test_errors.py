@@ -17,6 +17,8 @@ import jaxconv as jc
 
 X, K = np.ones((2, 4, 8, 9)), np.ones((6, 4, 3, 2))
 Y = np.ones((2, 6, 8, 9))
+INDICES = np.zeros((2, 6, 8, 9), int)
+COLUMNS = np.ones((2, 16, 56))
 LINE, WINDOW = np.ones((1, 8)), np.ones((1, 1, 3))
 IMAGE, PATCH = np.ones((6, 8)), np.ones((2, 3))
 STACK, PATCHES = np.ones((2, 6, 8)), np.ones((3, 2, 2, 3))
@@ -43,6 +45,30 @@ def transpose(error, name, shows="", y: Any = Y, kernel: Any = K, bias: Any = No
 
 def pool(error, name, shows="", x: Any = X, window: Any = (2, 2), f: Any = jc.max_pool, **options):
     return Bad(f, (x, window), options, error, name, shows)
+
+
+def adaptive(
+    error, name, shows="", x: Any = X, output_shape: Any = (2, 2), f: Any = jc.adaptive_avg_pool,
+    **options,
+):  # fmt: skip
+    return Bad(f, (x, output_shape), options, error, name, shows)
+
+
+def unpool(
+    error, name, shows="", y: Any = Y, indices: Any = INDICES, output_shape: Any = (8, 9), **options
+):
+    return Bad(jc.max_unpool, (y, indices, output_shape), options, error, name, shows)
+
+
+def unfold(error, name, shows="", x: Any = X, window: Any = (2, 2), **options):
+    return Bad(jc.unfold, (x, window), options, error, name, shows)
+
+
+def fold(
+    error, name, shows="", columns: Any = COLUMNS, output_shape: Any = (8, 9),
+    window: Any = (2, 2), **options,
+):  # fmt: skip
+    return Bad(jc.fold, (columns, output_shape, window), options, error, name, shows)
 
 
 V, T = ValueError, TypeError
@@ -171,6 +197,66 @@ BAD = [
         x=np.ones((2**5, 1, 1)),
     ),
     pool(V, "layout", "'NCW'", layout="NCW"),
+    pool(T, "p", "'2'", f=jc.lp_pool, p="2"),
+    pool(T, "p", "True", f=jc.lp_pool, p=True),
+    pool(T, "p", "None", f=jc.lp_pool, p=None),
+    pool(T, "p", "(1,)", f=jc.lp_pool, p=np.ones(1)),
+    pool(T, "p", "2j", f=jc.lp_pool, p=2j),
+    pool(V, "p", "0", f=jc.lp_pool, p=0),
+    pool(V, "p", "-1.5", f=jc.lp_pool, p=-1.5),
+    pool(V, "p", "nan", f=jc.lp_pool, p=float("nan")),
+    pool(T, "x", "complex128", f=jc.lp_pool, x=X * 1j),
+    pool(V, "padding", "(2, 2)", f=jc.lp_pool, padding=2),
+    # Adaptive pools.
+    adaptive(T, "x", "bool", x=X > 0),
+    adaptive(T, "x", "complex64", x=X.astype("complex64"), f=jc.adaptive_max_pool),
+    adaptive(V, "x", "(8, 9)", x=X[0, 0]),
+    adaptive(V, "x", "(2, 4, 0, 9)", x=X[:, :, :0]),
+    adaptive(T, "output_shape", "3", output_shape=3),
+    adaptive(T, "output_shape[0]", "2.5", output_shape=(2.5, 2)),
+    adaptive(V, "output_shape[1]", "-1", output_shape=(2, -1)),
+    adaptive(V, "output_shape", "()", output_shape=()),
+    adaptive(V, "output_shape", "of length 4", output_shape=(1, 1, 1, 1)),
+    adaptive(V, "output_shape", "fits into memory", output_shape=(2**31 - 1,) * 2),
+    adaptive(V, "layout", "'NWC'", layout="NWC"),
+    adaptive(T, "return_indices", "1", f=jc.adaptive_max_pool, return_indices=1),
+    # Unpooling.
+    unpool(T, "y", "list", y=[[1.0]]),
+    unpool(T, "indices", "float64", indices=np.ones((2, 6, 8, 9))),
+    unpool(T, "indices", "bool", indices=Y > 0),
+    unpool(T, "indices", "None", indices=None),
+    unpool(V, "indices", "(6, 8, 9)", indices=np.zeros((6, 8, 9), int)),
+    unpool(V, "indices", "got 99", indices=np.full(Y.shape, 99), output_shape=(9, 11)),
+    unpool(V, "indices", "got -2", indices=np.full(Y.shape, -2)),
+    unpool(T, "output_shape", "20", output_shape=20),
+    unpool(V, "output_shape[1]", "-2", output_shape=(2, -2)),
+    unpool(V, "output_shape", "2147483647 elements", output_shape=(2**16, 2**16)),
+    unpool(V, "y", "(6,)", y=Y[0, :, 0, 0], indices=np.zeros(6, int)),
+    unpool(V, "layout", "'NCDHW'", layout="NCDHW"),
+    # Columns.
+    unfold(T, "x", "float", x=1.0),
+    unfold(T, "x", "bool", x=X > 0),
+    unfold(V, "x", "(8, 9)", x=X[0, 0]),
+    unfold(T, "window", "2", window=2),
+    unfold(V, "window[0]", "0", window=(0, 2)),
+    unfold(V, "window", "(9, 2)", window=(9, 2)),
+    unfold(V, "stride[0]", "0", stride=(0, 1)),
+    unfold(T, "dilation", "1.5", dilation=1.5),
+    unfold(V, "padding", "'wide'", padding="wide"),
+    unfold(V, "layout", "'NCW'", layout="NCW"),
+    unfold(V, "padding", "fits into memory", padding=2**30),
+    fold(T, "columns", "NoneType", columns=None),
+    fold(V, "columns", "(56,)", columns=COLUMNS[0, 0]),
+    fold(V, "columns", "L = 72", output_shape=(9, 10)),
+    fold(V, "columns", "(2, 15, 56)", columns=COLUMNS[:, :15]),
+    fold(V, "columns", "(*batch, L, prod(window) * c)", layout="NHWC"),
+    fold(T, "output_shape", "8", output_shape=8),
+    fold(V, "output_shape", "(8,)", output_shape=(8,)),
+    fold(V, "output_shape[0]", "-8", output_shape=(-8, 9)),
+    fold(V, "window", "(9, 2)", window=(9, 2)),
+    fold(T, "window", "None", window=None),
+    fold(V, "dilation", "0", dilation=0),
+    fold(T, "layout", "1", layout=1),
     # The notes' functions.
     Bad(jc.corr2d, (IMAGE.tolist(), PATCH), {}, T, "X", "list"),
     Bad(jc.corr2d, (IMAGE, PATCH > 0), {}, T, "K", "bool"),
@@ -272,9 +358,10 @@ def test_strict_promotion_is_jaxs_own_error():
 
 
 def test_the_table_is_large_and_covers_every_function():
-    assert len(BAD) >= 100
+    assert len(BAD) >= 180
     names = {bad.function.__name__ for bad in BAD}
     assert names == {
         "conv", "conv_transpose", "max_pool", "min_pool", "avg_pool", "pool2d", "corr2d",
-        "corr2d_multi_in", "corr2d_multi_in_out", "corr2d_multi_in_out_1x1",
+        "corr2d_multi_in", "corr2d_multi_in_out", "corr2d_multi_in_out_1x1", "lp_pool",
+        "adaptive_avg_pool", "adaptive_max_pool", "max_unpool", "unfold", "fold",
     }  # fmt: skip

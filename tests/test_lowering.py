@@ -36,6 +36,16 @@ CALLS = {
     ),
     "min_pool": (lambda x: jc.min_pool(x, (3, 2)), (IMAGES,)),
     "avg_pool": (lambda x: jc.avg_pool(x, (3, 2), padding=1, count_include_pad=False), (IMAGES,)),
+    "lp_pool": (lambda x: jc.lp_pool(x, (3, 2), padding=1), (IMAGES,)),
+    "adaptive_avg_pool": (lambda x: jc.adaptive_avg_pool(x, (4, 3)), (IMAGES,)),
+    "adaptive_max_pool": (lambda x: jc.adaptive_max_pool(x, (4, 3)), (IMAGES,)),
+    "max_unpool": (
+        lambda x: jc.max_unpool(*jc.max_pool(x, (3, 2), return_indices=True), (9, 8)),
+        (IMAGES,),
+    ),
+    "unfold": (lambda x: jc.unfold(x, (3, 2), padding=1, dilation=2), (IMAGES,)),
+    "unfold-long": (lambda x: jc.unfold(x, (17, 1), padding=(8, 0)), (IMAGES,)),
+    "fold": (lambda x: jc.fold(x, (6, 4), (3, 3)), (IMAGES,)),
     "correlate": (lambda x, k: jc.correlate(x, k, "same"), (IMAGE, WINDOW)),
     "convolve": (jc.convolve, (IMAGE, WINDOW)),
     "corr2d": (jc.corr2d, (IMAGE, WINDOW)),
@@ -129,7 +139,13 @@ def test_a_batch_may_be_symbolic():
     kernel = jnp.ones((2, 4, 3, 2), jnp.float32)
 
     def model(x):
-        loss = lambda x: jc.avg_pool(jc.max_pool(jc.conv(x, kernel), (2, 2)), (2, 2)).sum()
+        def loss(x):
+            y, index = jc.max_pool(jc.conv(x, kernel), (2, 2), return_indices=True)
+            y = jc.avg_pool(jc.max_unpool(y, index, (7, 7)), (2, 2))
+            y = jc.fold(jc.unfold(y, (2, 2)), (3, 3), (2, 2))
+            y = jc.adaptive_max_pool(jc.lp_pool(y, (2, 1)), (2, 2))
+            return jc.adaptive_avg_pool(y, (3, None)).sum()
+
         return jax.value_and_grad(loss)(x)
 
     exported = export.export(jax.jit(model))(jax.ShapeDtypeStruct(batch, jnp.float32))
@@ -157,7 +173,9 @@ def test_no_large_constants():
     """Positions and counts are computed where they are needed, not written into the program."""
     x = jax.ShapeDtypeStruct((1, 512, 512), jnp.float32)
     uncounted = functools.partial(jc.avg_pool, count_include_pad=False)
-    for pool in (jc.max_pool, jc.avg_pool, uncounted):
+    columns = lambda x, window, **options: jc.unfold(x, (300, 2), **options)
+    adaptive = lambda x, *_, **__: jc.adaptive_avg_pool(x, (3, 200)) + x[:, :1, :1]
+    for pool in (jc.max_pool, jc.avg_pool, uncounted, columns, adaptive):
 
         def loss(x, pool=pool):
             return (pool(x, (3, 3), stride=1, padding=1) ** 2).sum()

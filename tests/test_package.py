@@ -188,6 +188,16 @@ SIGNATURES = {
         "(x, window, *, stride=None, padding=0, dilation=1, ceil_mode=False,"
         " count_include_pad=True, divisor_override=None, layout=None)"
     ),
+    "jaxconv.lp_pool": (
+        "(x, window, p=2.0, *, stride=None, padding=0, dilation=1, ceil_mode=False, layout=None)"
+    ),
+    "jaxconv.adaptive_avg_pool": "(x, output_shape, *, layout=None)",
+    "jaxconv.adaptive_max_pool": "(x, output_shape, *, return_indices=False, layout=None)",
+    "jaxconv.max_unpool": "(y, indices, output_shape, *, layout=None)",
+    "jaxconv.unfold": "(x, window, *, stride=1, padding=0, dilation=1, layout=None)",
+    "jaxconv.fold": (
+        "(columns, output_shape, window, *, stride=1, padding=0, dilation=1, layout=None)"
+    ),
     "jaxconv.correlate": "(x, k, mode='valid')",
     "jaxconv.convolve": "(x, k, mode='full')",
     "jaxconv.corr2d": "(X, K)",

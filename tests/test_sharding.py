@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from functions import FUNCTIONS
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -29,7 +30,7 @@ def test_on_four_devices():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(__file__)]
     ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "31 passed, 1 skipped" in ran.stdout
+    assert "57 passed, 1 skipped" in ran.stdout
 
 
 X = np.random.default_rng(0).normal(size=(8, 9, 8, 3))
@@ -157,6 +158,27 @@ def test_grouped_kernel_gradients_on_two_mesh_axes(kind, groups):
             placed = jax.device_put(x, NamedSharding(mesh, spec))
             shared = jax.device_put(w, NamedSharding(mesh, P()))
             assert_same(jax.jit(jax.grad(loss, (0, 1)))(placed, shared), want)
+
+
+@inside
+@pytest.mark.usefixtures("quick_compile")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_of_a_sharded_array(name):
+    """The first array split over the devices, be it a batch or not: same values and gradients."""
+    function, args = FUNCTIONS[name].function, FUNCTIONS[name].arrays()
+
+    def both(*args):
+        y, pull = jax.vjp(function, *args)
+        return y, pull(jnp.cos(y))
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    specs = [P("data"), *(P() for _ in args[1:])]
+    placed = [
+        jax.device_put(value, NamedSharding(mesh, spec))
+        for value, spec in zip(args, specs, strict=True)
+    ]
+    assert len(placed[0].sharding.device_set) == 4
+    assert_same(jax.jit(both)(*placed), both(*args))
 
 
 @inside

@@ -1,5 +1,6 @@
 """jit, vmap and the other transformations over the shared cases; the core closed under them."""
 
+import inspect
 import itertools
 
 import cases
@@ -9,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CONV, LAYOUTS, POOL, TRANSPOSE, assert_close, ids
+from functions import FUNCTIONS
+from jax import export
+from jax.flatten_util import ravel_pytree
 
 import jaxconv as jc
 
@@ -147,59 +151,105 @@ def test_vmap_of_pools_over_nothing(pool):
         assert jax.vmap(jax.grad(function))(x).shape == x.shape
 
 
-FUNCTIONS = {
-    "conv": lambda x: jc.conv(x, x[:, :, :2, :2], padding=1),
-    "conv_transpose": lambda x: jc.conv_transpose(x, x[:, :, :2, :2], stride=2),
-    "max_pool": lambda x: jc.max_pool(x, (2, 3)),
-    "min_pool": lambda x: jc.min_pool(x, (2, 3)),
-    "avg_pool": lambda x: jc.avg_pool(x, (2, 3), padding=1),
-    "correlate": lambda x: jc.correlate(x[0], x[1], mode="same"),
-    "convolve": lambda x: jc.convolve(x[0], x[1]),
-    "corr2d": lambda x: jc.corr2d(x[0, 0], x[1, 1, :2, :3]),
-    "corr2d_multi_in": lambda x: jc.corr2d_multi_in(x[0], x[1, :, :2, :3]),
-    "corr2d_multi_in_out": lambda x: jc.corr2d_multi_in_out(x[0], x[:, :, :2, :3]),
-    "corr2d_multi_in_out_1x1": lambda x: jc.corr2d_multi_in_out_1x1(x[0], x[:, :, :1, :1]),
-    "pool2d": lambda x: jc.pool2d(x[0, 0], (2, 2)),
-    "filters.apply": lambda x: jc.filters.apply(x, jc.filters.sobel(0)),
-}
+def assert_derivatives(function, args):
+    """First and second derivatives, each way of taking them against the others."""
+    flat, unravel = ravel_pytree(args)
+    y = function(*args)
+    ct = np.sin(np.arange(y.size)).reshape(y.shape)
+    t = np.cos(flat)
+    on_flat = lambda flat: function(*unravel(flat))
+    pushed = jax.jvp(on_flat, (flat,), (t,))[1]
+    assert_close(jax.linearize(on_flat, flat)[1](t), pushed, 1e-13)
+    pulled = jax.vjp(on_flat, flat)[1](ct)[0]
+    np.testing.assert_allclose(np.vdot(pushed, ct), np.vdot(pulled, t), rtol=1e-11)
+    assert_close(jax.jit(jax.grad(lambda x: (on_flat(x) * ct).sum()))(flat), pulled, 1e-13)
+    kept = jax.checkpoint(on_flat)
+    assert_close(jax.grad(lambda x: (kept(x) * ct).sum())(flat), pulled, 1e-13)
+    assert_close(jax.jacfwd(on_flat)(flat), jax.jacrev(on_flat)(flat), 1e-13)
+
+    def loss(x):
+        return (jnp.sin(on_flat(x)) * ct).sum()
+
+    hessian = jax.hessian(loss)(flat)
+    assert_close(hessian, jax.jacrev(jax.grad(loss))(flat), 1e-12)
+    assert_close(hessian, hessian.T, 1e-12)
+
+
+def assert_mapped(function, args):
+    """`vmap` over each axis of each argument, over all arguments, and one inside of another."""
+    for at, value in enumerate(args):
+        for axis in range(np.ndim(value) + 1):
+            axes = [None] * len(args)
+            axes[at] = axis
+            assert_close(*mapped(function, args, axes), 1e-12)
+    assert_close(*mapped(function, args, [-1] * len(args)), 1e-12)
+    inner = jax.vmap(function, [1] + [None] * (len(args) - 1))
+    stacked = jnp.stack([args[0], args[0] / 2], 1)
+    got = jax.vmap(inner, [0] * len(args))(*(jnp.stack([a, 3 * a]) for a in (stacked, *args[1:])))
+    for i, j in itertools.product(range(2), range(2)):
+        scaled = [(1, 3)[i] * value for value in args]
+        scaled[0] = scaled[0] / (1, 2)[j]
+        assert_close(got[i, j], function(*scaled), 1e-12)
+
+
+def assert_linear(function, args, at):
+    """`linear_transpose` in one argument, against the derivative there."""
+
+    def alone(value):
+        return function(*args[:at], value, *args[at + 1 :])
+
+    y, pull = jax.vjp(alone, args[at])
+    ct = np.sin(np.arange(y.size)).reshape(y.shape)
+    assert_close(jax.linear_transpose(alone, args[at])(ct)[0], pull(ct)[0], 1e-13)
+
+
+def assert_exported(function, args):
+    """Serialised, read again, called."""
+    written = export.export(jax.jit(function))(*args).serialize()
+    assert_close(export.deserialize(written).call(*args), function(*args), 1e-13)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_one_function_under_all_transformations(name):
-    function = FUNCTIONS[name]
-    x = cases.distinct(np.random.default_rng(0).normal(size=(2, 2, 5, 6))) / 9
-    y = function(x)
-    assert_close(jax.jit(function)(x), y, 1e-14)
+def test_every_function_under_every_transformation(name):
+    function, args = FUNCTIONS[name].function, FUNCTIONS[name].arrays()
+    y = function(*args)
+    assert_close(jax.jit(function)(*args), y, 1e-14)
     with jax.disable_jit():
-        assert_close(function(x), y, 1e-14)
-    assert jax.eval_shape(function, x) == jax.ShapeDtypeStruct(y.shape, y.dtype)
-    t = np.cos(x)
-    pushed = jax.jvp(function, (x,), (t,))[1]
-    assert_close(jax.linearize(function, x)[1](t), pushed, 1e-13)
-    ct = np.sin(np.asarray(y))
-    pulled = jax.vjp(function, x)[1](ct)[0]
-    assert_close(jax.jit(jax.grad(lambda x: (function(x) * ct).sum()))(x), pulled, 1e-13)
-    np.testing.assert_allclose(np.vdot(pushed, ct), np.vdot(pulled, t), rtol=1e-11)
-    assert_close(jax.grad(lambda x: (jax.checkpoint(function)(x) * ct).sum())(x), pulled, 1e-13)
-    forward, reverse = jax.jacfwd(function)(x), jax.jacrev(function)(x)
-    assert_close(forward, reverse, 1e-13)
+        assert_close(function(*args), y, 1e-14)
+    assert jax.eval_shape(function, *args) == jax.ShapeDtypeStruct(y.shape, y.dtype)
+    scanned = jax.lax.scan(lambda sum, x: (sum + function(*x), None), 0 * y, stack(args))
+    assert_close(scanned[0], y + function(*(2 * value for value in args)), 1e-13)
+    assert_derivatives(function, args)
+    assert_mapped(function, args)
+    for at in FUNCTIONS[name].linear:
+        assert_linear(function, args, at)
+    assert_exported(function, args)
 
-    def loss(x):
-        return (jnp.sin(function(x)) * ct).sum()
 
-    hessian = jax.hessian(loss)(x).reshape(x.size, x.size)
-    assert_close(hessian, jax.jacrev(jax.grad(loss))(x).reshape(x.size, x.size), 1e-12)
-    assert_close(hessian, hessian.T, 1e-12)
-    scanned = jax.lax.scan(lambda carry, x: (carry + function(x), function(x)), 0 * y, x[None])
-    assert_close(scanned[0], y, 1e-13)
+def stack(args):
+    return tuple(jnp.stack([value, 2 * value]) for value in args)
+
+
+def test_the_table_has_every_function():
+    """Those of `jaxconv` and `gradients` that take arrays; a NamedSharding: `test_sharding`."""
+    called = {name.split(",")[0] for name in FUNCTIONS}
+    modules = {"": jc, "gradients.": jc.gradients}
+    public = {
+        prefix + name
+        for prefix, module in modules.items()
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and (module is jc or value.__module__ == module.__name__)
+    }
+    assert called == public - {"algorithms"} | {"filters.apply"}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_traced_once_per_shape(name):
     chex.clear_trace_counter()
-    traced = jax.jit(chex.assert_max_traces(FUNCTIONS[name], n=1))
-    for seed in range(3):
-        traced(np.random.default_rng(seed).normal(size=(2, 2, 5, 6)))
+    traced = jax.jit(chex.assert_max_traces(FUNCTIONS[name].function, n=1))
+    args = FUNCTIONS[name].arrays()
+    for factor in range(1, 4):
+        traced(*(factor * value for value in args))
 
 
 def test_linear_transposes_where_linear():

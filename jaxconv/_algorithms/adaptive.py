@@ -79,9 +79,12 @@ def _sums(partition: Partition, x: Array, dtype: np.dtype) -> Array:
     return x.astype(dtype)
 
 
-def _taps(partition: Partition, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions `(m, k)` that the windows read along an axis, and which of them are theirs."""
-    spans = np.asarray(partition.spans(axis))
-    positions = spans[:, :1] + np.arange(partition.window[axis])
+def _taps(partition: Partition, axis: int) -> tuple[Array, Array]:
+    """Positions `(m, k)` that the windows read along an axis, and which of them are theirs.
+
+    Only starts and ends are written into the program.
+    """
+    spans = np.asarray(partition.spans(axis), np.int32)
+    positions = spans[:, :1] + jnp.arange(partition.window[axis], dtype=np.int32)[None]
     last = spans[:, 1:] - 1
-    return np.minimum(positions, last), positions <= last
+    return jnp.minimum(positions, last), positions <= last

@@ -59,5 +59,5 @@ def _unfold_axis(geometry: Geometry, axis: int, x: Array) -> Array:
     if k <= MAX_SLICES:
         taps = [lax.slice_in_dim(x, a * d, a * d + length, s, at) for a in range(k)]
         return jnp.stack(taps, axis=1)
-    reads = np.arange(k)[:, None] * d + np.arange(outputs) * s
+    reads = jnp.arange(k)[:, None] * d + jnp.arange(outputs)[None] * s  # no constant is written
     return jnp.moveaxis(jnp.take(x, reads, axis=at, mode="clip"), at, 1)
