@@ -179,8 +179,7 @@ def assert_mapped(function, args):
     """`vmap` over each axis of each argument, over all arguments, and one inside of another."""
     for at, value in enumerate(args):
         for axis in range(np.ndim(value) + 1):
-            axes = [None] * len(args)
-            axes[at] = axis
+            axes = [axis if other == at else None for other in range(len(args))]
             assert_close(*mapped(function, args, axes), 1e-12)
     assert_close(*mapped(function, args, [-1] * len(args)), 1e-12)
     inner = jax.vmap(function, [1] + [None] * (len(args) - 1))
@@ -241,6 +240,17 @@ def test_the_table_has_every_function():
         if inspect.isfunction(value) and (module is jc or value.__module__ == module.__name__)
     }
     assert called == public - {"algorithms"} | {"filters.apply"}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_debug_nans_finds_none(name):
+    """Nothing computes a NaN on the way to a finite result, derivatives included."""
+    function, args = FUNCTIONS[name].function, FUNCTIONS[name].arrays()
+    with jax.debug_nans(True):
+        y, pull = jax.vjp(function, *args)
+        pulled = pull(jnp.ones_like(y))
+        pushed = jax.jvp(function, args, args)[1]
+    assert all(np.isfinite(value).all() for value in (y, pushed, *pulled))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

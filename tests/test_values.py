@@ -308,6 +308,34 @@ def test_non_finite_values_stay_in_their_windows(bad):
         np.testing.assert_array_equal(~np.isfinite(pooled), inside > 0)
 
 
+#: Sizes of the images and windows below, and the options that say who reads whom.
+READ, TAPS = (2, 4, 5, 6), (2, 2)
+READERS = [
+    {"groups": 2}, {"groups": 4, "padding": 1}, {"stride": (2, 3)}, {"dilation": 2, "padding": 1},
+    {"groups": 2, "stride": 2, "padding": ((1, -1), (2, 0)), "dilation": (1, 2)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex128"])
+@pytest.mark.parametrize("options", READERS, ids=str)
+def test_non_finite_values_reach_their_readers_alone(options, dtype):
+    """Positions of x and of dy: no other image, window or group of channels sees them."""
+    kernel = (4, 4 // options.get("groups", 1), *TAPS)
+    form = oracles.conv_form(READ[2:], TAPS, **options)
+    w = jnp.ones(kernel, dtype)
+    conv = jax.jit(lambda x: jc.conv(x, w, algorithm="direct", **options))
+    y, pull = jax.vjp(conv, jnp.ones(READ, dtype))
+    back = jax.jit(lambda dy: pull(dy)[0])
+    for function, shape, (read, seen) in ((conv, READ, "xy"), (back, y.shape, "yx")):
+        for at in list(np.ndindex(*shape))[::5]:
+            mark = np.zeros(shape)
+            mark[at] = 1
+            readers = form.project(seen, **{read: mark, "w": np.ones(kernel)})
+            for bad in (np.nan, np.inf):
+                result = np.asarray(function(jnp.ones(shape, dtype).at[at].set(bad)))
+                np.testing.assert_array_equal(~np.isfinite(result.astype(complex)), readers > 0)
+
+
 EMPTY = [
     ("batch", (0, 3, 5, 6), (2, 3, 2, 2), (0, 2, 4, 5)),
     ("inputs", (2, 0, 5, 6), (2, 0, 2, 2), (2, 2, 4, 5)),

@@ -172,7 +172,7 @@ def test_adaptive_pools_equal_loops_in_both_layouts(image, output):
     assert_close(first(moved, rank), mean, TOLERANCE["float64"])
 
     values, index = oracles.adaptive_max_pool(np.round(flat), output)
-    both = {"return_indices": True}
+    both: dict[str, Any] = {"return_indices": True}
     got = jc.adaptive_max_pool(np.round(x), output, **both)
     moved = jc.adaptive_max_pool(last(np.round(x), rank), output, layout=LAYOUTS[rank], **both)
     for one, two, wanted in zip(got, moved, (values, index), strict=True):

@@ -87,4 +87,4 @@ def _taps(partition: Partition, axis: int) -> tuple[Array, Array]:
     spans = np.asarray(partition.spans(axis), np.int32)
     positions = spans[:, :1] + jnp.arange(partition.window[axis], dtype=np.int32)[None]
     last = spans[:, 1:] - 1
-    return jnp.minimum(positions, last), positions <= last
+    return jnp.minimum(positions, last), jnp.less_equal(positions, last)

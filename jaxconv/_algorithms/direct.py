@@ -12,8 +12,9 @@ m outputs per axis, position `i*s + a*d - low` of x meets tap a of w and output 
 nothing. The forms of the two gradients are those that XLA's GPU backend recognises for cuDNN.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -167,20 +168,56 @@ def _convolve(
         shape = form.result_shape(problem.projection, *problem.shapes)
         return jnp.zeros(shape, result_dtype)
     lhs, padding = cropped
-    result = lax.conv_general_dilated(
-        lhs.astype(compute),
-        rhs.astype(compute),
+    apart = _groups_apart(problem, accumulate) and feature_group_count > 1
+    convolve = functools.partial(
+        lax.conv_general_dilated,
         window_strides=window_strides or ones,
         padding=padding,
         lhs_dilation=lhs_dilation,
         rhs_dilation=rhs_dilation,
         dimension_numbers=dims,
-        feature_group_count=feature_group_count,
+        feature_group_count=1 if apart else feature_group_count,
         batch_group_count=batch_group_count,
         precision=form.precision,
         preferred_element_type=accumulate,
     )
+    lhs, rhs = lhs.astype(compute), rhs.astype(compute)
+    if apart:
+        result = _group_by_group(convolve, lhs, rhs, dims, feature_group_count)
+    else:
+        result = convolve(lhs, rhs)
     return result.astype(result_dtype)
+
+
+def _groups_apart(problem: Problem, accumulate: np.dtype) -> bool:
+    """Whether XLA is better not told of feature groups.
+
+    XLA:CPU has them in single precision alone. For other dtypes it takes all channels together,
+    with zeros where kernels do not belong: that much more work, and a NaN or an infinity then
+    reaches the outputs of every group.
+    """
+    return problem.platform == "cpu" and accumulate not in (np.float32, np.complex64)
+
+
+def _group_by_group(
+    convolve: Callable[[Array, Array], Array],
+    lhs: Array,
+    rhs: Array,
+    dims: lax.ConvDimensionNumbers,
+    groups: int,
+) -> Array:
+    """One group after the other, in a loop, so that programs do not grow with their number."""
+
+    def split(array: Array, axis: int) -> Array:
+        shape = (*array.shape[:axis], groups, array.shape[axis] // groups, *array.shape[axis + 1 :])
+        return jnp.moveaxis(array.reshape(shape), axis, 0)
+
+    operands = split(lhs, dims.lhs_spec[1]), split(rhs, dims.rhs_spec[0])
+    result = lax.map(lambda pair: convolve(*pair), operands)
+    axis = dims.out_spec[1]
+    merged = jnp.moveaxis(result, 0, axis)
+    shape = merged.shape
+    return merged.reshape(*shape[:axis], groups * shape[axis + 1], *shape[axis + 2 :])
 
 
 def _dtypes(problem: Problem) -> tuple[np.dtype, np.dtype]:
