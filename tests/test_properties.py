@@ -230,3 +230,89 @@ def test_avg_pool(pooling, count_include_pad, divisor):
     pulled = jax.vjp(lambda x: jnp.where(jnp.isfinite(value), pool(x), 0.0), image)[1](finite)[0]
     left, right = np.vdot(pushed, finite), np.vdot(jnp.nan_to_num(pulled), t)
     np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-12)
+
+
+FEWER = settings(EXAMPLES, max_examples=100)
+
+
+@FEWER
+@given(layers())
+def test_unfold_and_fold(layer):
+    shape, kernel_shape, options, channels_last = layer
+    options = {name: options[name] for name in ("stride", "dilation", "padding")}
+    image, window, rank = numbers(shape, 0), kernel_shape[2:], len(kernel_shape) - 2
+    layout = LAYOUTS[rank] if channels_last else None
+    x = cases.last(image, rank) if channels_last else image
+    flat = cases.one_batch(image, rank)
+    try:
+        want = oracles.unfold(flat, window, **options)
+    except oracles.RefusedError:
+        event("refused")
+        with pytest.raises(ValueError, match="larger than the padded input"):
+            jc.unfold(x, window, layout=layout, **options)
+        return
+    columns = jc.unfold(x, window, layout=layout, **options)
+    places, taps = want.shape[-1], want.shape[-2]
+    if channels_last:
+        assert columns.shape == (*shape[: -rank - 1], places, taps * flat.shape[1])
+        split = columns.reshape(len(flat), places, taps, flat.shape[1])
+        np.testing.assert_array_equal(jnp.moveaxis(split, (1, 2, 3), (3, 2, 1)), want)
+    else:
+        assert columns.shape == (*shape[: -rank - 1], flat.shape[1] * taps, places)
+        np.testing.assert_array_equal(columns.reshape(want.shape), want)
+    dy = numbers(columns.shape, 1)
+    folded = jc.fold(dy, shape[-rank:], window, layout=layout, **options)
+    assert folded.shape == x.shape
+    np.testing.assert_allclose(np.vdot(dy, columns), np.vdot(folded, x), rtol=1e-9, atol=1e-12)
+
+
+@FEWER
+@given(poolings(), st.sampled_from([1, 2, 2.5, 3, np.inf]))
+def test_lp_pool(pooling, p):
+    shape, window, options, channels_last = pooling
+    image = numbers(shape, 0)
+    flat = cases.one_batch(image, len(window))
+    pool = lambda x, window, **options: jc.lp_pool(x, window, p, **options)
+    try:
+        want = oracles.lp_pool(flat, window, p, **options)
+    except oracles.RefusedError:
+        event("refused")
+        with pytest.raises(ValueError, match=REFUSED_POOL):
+            pool(image, window, **options)
+        return
+    assert_close(
+        pooled(pool, image, window, options, channels_last).reshape(want.shape), want, 1e-12
+    )
+
+
+@st.composite
+def adaptive_poolings(draw):
+    """Shape, output shape and layout of an adaptive pool."""
+    rank = draw(st.sampled_from([1, 1, 2, 2, 3]))
+    most = {1: 12, 2: 6, 3: 4}[rank]
+    sizes = st.lists(st.integers(1, most), min_size=rank, max_size=rank)
+    wanted = st.lists(st.none() | st.integers(0, most + 2), min_size=rank, max_size=rank)
+    shape = (*draw(st.lists(COUNT, max_size=2)), draw(COUNT), *draw(sizes))
+    return shape, tuple(draw(wanted)), draw(st.booleans())
+
+
+@FEWER
+@given(adaptive_poolings(), st.booleans())
+def test_adaptive_pools(pooling, ties):
+    shape, output, channels_last = pooling
+    image = numbers(shape, 0)
+    image = np.round(image) if ties else image
+    flat = cases.one_batch(image, len(output))
+    mean = pooled(jc.adaptive_avg_pool, image, output, {}, channels_last)
+    want = oracles.adaptive_avg_pool(flat, output)
+    assert mean.shape == (*shape[: -len(output)], *want.shape[2:])
+    assert_close(mean.reshape(want.shape), want, 1e-12)
+    got = pooled(jc.adaptive_max_pool, image, output, {"return_indices": True}, channels_last)
+    for one, other in zip(got, oracles.adaptive_max_pool(flat, output), strict=True):
+        np.testing.assert_array_equal(one.reshape(other.shape), other)
+    # Both derivatives: up() of the mean is its adjoint, that of the maximum follows the indices.
+    dy = numbers(mean.shape, 1)
+    for pool, y in ((jc.adaptive_avg_pool, mean), (jc.adaptive_max_pool, got[0])):
+        pull = jax.vjp(lambda x, pool=pool: pooled(pool, x, output, {}, channels_last), image)[1]
+        left, right = np.vdot(dy, y), np.vdot(pull(dy)[0], image)
+        np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-12)
