@@ -118,7 +118,7 @@ def _parse(output_shape: Any, layout: Any) -> tuple[tuple[int | None, ...], Layo
     sizes = _check.sequence("output_shape", output_shape, needed)
     if not 1 <= len(sizes) <= 3:
         raise ValueError(
-            f"output_shape must be {needed}; got {output_shape!r} of length {len(sizes)}"
+            f"output_shape must be {needed}; got {_check.show(output_shape)} of length {len(sizes)}"
         )
     parsed = tuple(
         None if size is None else _check.integer(f"output_shape[{axis}]", size, 0)

@@ -89,8 +89,10 @@ def computable(name: str, shape: tuple[Any, ...]) -> None:
 
 
 def dtype(name: str, value: Any) -> np.dtype:
-    """`value` as a NumPy dtype; a TypeError for what is none."""
+    """`value` as a NumPy dtype; a TypeError for what is none, arrays among it."""
     try:
+        if isinstance(value, (jax.Array, np.ndarray)):
+            raise TypeError
         return np.dtype(value)
     except (TypeError, ValueError, SyntaxError):
         raise TypeError(f"{name} must be a dtype; got {_check.describe(value)}") from None
@@ -130,7 +132,9 @@ def precision(value: Any) -> Any:
         return None
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
-        raise ValueError(f"precision must be one value or a pair, for x and kernel; got {value!r}")
+        raise ValueError(
+            f"precision must be one value or a pair, for x and kernel; got {_check.show(value)}"
+        )
     return tuple(_one_precision(item) for item in pair)
 
 

@@ -36,18 +36,29 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
 
 def positive(name: str, value: Any) -> float:
     """`value` as a Python float above 0, infinity included."""
-    real = isinstance(value, numbers.Real) or getattr(value, "dtype", None) is not None
+    if getattr(value, "ndim", None) == 0:
+        value = _item(value)
     try:
-        if isinstance(value, bool) or not real or is_many(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError
         number = float(value)
-    except (TypeError, OverflowError):
+    except TypeError:
         raise TypeError(
             f"{name} must be a number known before tracing; got {describe(value)}"
         ) from None
+    except OverflowError:
+        raise ValueError(f"{name} must fit into a float; got {show(value)}") from None
     if not number > 0:
-        raise ValueError(f"{name} must be greater than 0; got {value}")
+        raise ValueError(f"{name} must be greater than 0; got {show(value)}")
     return number
+
+
+def _item(array: Any) -> Any:
+    """The number in an array without axes; a tracer stays one."""
+    try:
+        return array.item()
+    except TypeError:
+        return array
 
 
 def is_many(value: Any) -> bool:
@@ -56,10 +67,16 @@ def is_many(value: Any) -> bool:
 
 
 def sequence(name: str, value: Any, needed: str) -> tuple[Any, ...]:
-    """`value` as a tuple; anything that is no finite sequence is a TypeError."""
-    if isinstance(value, (str, bytes, dict, set, frozenset)) or not is_many(value):
-        raise TypeError(f"{name} must be {needed}; got {describe(value)}")
-    return tuple(value)
+    """`value` as a tuple; anything that is no finite sequence is a TypeError.
+
+    An array becomes the numbers in it, which for one of jax's must be known.
+    """
+    if not isinstance(value, (str, bytes, dict, set, frozenset, type)) and is_many(value):
+        try:
+            return tuple(value.tolist() if hasattr(value, "tolist") else value)
+        except TypeError:  # a length but no items, or a tracer
+            needed += ", known before tracing"
+    raise TypeError(f"{name} must be {needed}; got {describe(value)}")
 
 
 def per_axis(name: str, value: Any, rank: int, least: int | None = None) -> tuple[int, ...]:
@@ -69,7 +86,7 @@ def per_axis(name: str, value: Any, rank: int, least: int | None = None) -> tupl
     needed = f"an int or a sequence of {rank} int(s), one per spatial axis"
     items = sequence(name, value, needed)
     if len(items) != rank:
-        raise ValueError(f"{name} must be {needed}; got {value!r} of length {len(items)}")
+        raise ValueError(f"{name} must be {needed}; got {show(value)} of length {len(items)}")
     return tuple(integer(f"{name}[{axis}]", item, least) for axis, item in enumerate(items))
 
 
@@ -78,7 +95,7 @@ def sizes(name: str, value: Any, least: int = 0) -> tuple[int, ...]:
     needed = "a sequence of 1 to 3 ints, one per spatial axis"
     items = sequence(name, value, needed)
     if not 1 <= len(items) <= 3:
-        raise ValueError(f"{name} must be {needed}; got {value!r} of length {len(items)}")
+        raise ValueError(f"{name} must be {needed}; got {show(value)} of length {len(items)}")
     return tuple(integer(f"{name}[{axis}]", item, least) for axis, item in enumerate(items))
 
 
@@ -98,7 +115,7 @@ def padding(name: str, value: Any, rank: int) -> str | Pairs:
         if rank == 1 and len(items) == 2:
             hint = "; for one axis a (low, high) pair is written ((low, high),)"
         raise ValueError(
-            f"{name} must be {needed}; got {value!r} of length {len(items)} "
+            f"{name} must be {needed}; got {show(value)} of length {len(items)} "
             f"for {rank} spatial axes{hint}"
         )
     if not any(is_many(item) for item in items):
@@ -109,7 +126,7 @@ def padding(name: str, value: Any, rank: int) -> str | Pairs:
 def _pair(name: str, value: Any) -> tuple[int, int]:
     items = sequence(name, value, "a (low, high) pair like the other axes")
     if len(items) != 2:
-        raise ValueError(f"{name} must be a (low, high) pair; got {value!r}")
+        raise ValueError(f"{name} must be a (low, high) pair; got {show(value)}")
     return integer(f"{name}[0]", items[0]), integer(f"{name}[1]", items[1])
 
 
@@ -118,7 +135,7 @@ def choice(name: str, value: Any, options: Sequence[str]) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {', '.join(options)}; got {describe(value)}")
     if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(options)}; got {show(value)}")
     return value
 
 
@@ -132,7 +149,15 @@ def flag(name: str, value: Any) -> bool:
 def describe(value: Any) -> str:
     """What came, short: type, and shape for arrays, else the value itself."""
     shape = getattr(value, "shape", None)
-    if shape is not None:
-        return f"{type(value).__name__} of shape {tuple(shape)}"
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+    if isinstance(shape, tuple):
+        return f"{type(value).__name__} of shape {shape}"
+    return f"{show(value)} ({type(value).__name__})"
+
+
+def show(value: Any) -> str:
+    """`repr(value)`, short, and for values without one (ints of thousands of digits) the type."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 60 else text[:57] + "..."

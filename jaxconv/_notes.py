@@ -155,14 +155,15 @@ def pool2d(
     >>> pool2d(jnp.arange(9.0).reshape(3, 3), (2, 2), "avg").tolist()
     [[2.0, 3.0], [5.0, 6.0]]
     """
-    X = _arrays.array("X", X)
+    _check.choice("mode", mode, ("max", "avg"))
+    X = _arrays.ordered("X", X) if mode == "max" else _arrays.array("X", X)
     _check_axes("X", X, "(h, w)")
     window = _check.sizes("pool_size", pool_size, 1)
     if len(window) != 2:
         raise ValueError(f"pool_size must be (ph, pw); got {window}")
     if any(k > n for k, n in zip(window, X.shape, strict=True)):
         raise ValueError(f"pool_size must fit into X {X.shape}; got {window}")
-    return _pool2d(X, window, _check.choice("mode", mode, ("max", "avg")))
+    return _pool2d(X, window, mode)
 
 
 @functools.partial(jax.jit, inline=True)

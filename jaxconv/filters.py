@@ -228,22 +228,20 @@ def _apply(image: Array, kernel: Array, padding_mode: str, channels_last: bool) 
 
 
 def _size(size: Any) -> tuple[int, ...]:
-    if _check.is_many(size):
-        return _check.sizes("size", size, 1)
-    return (_check.integer("size", size, 1),) * 2
+    many = _check.is_many(size)
+    shape = _check.sizes("size", size, 1) if many else (_check.integer("size", size, 1),) * 2
+    _arrays.computable("size", shape)
+    return shape
 
 
 def _sigmas(sigma: Any, rank: int) -> tuple[float, ...]:
     many = isinstance(sigma, (str, bytes)) or _check.is_many(sigma)
     given = _check.sequence("sigma", sigma, "numbers") if many else (sigma,) * rank
     if len(given) != rank:
-        raise ValueError(f"sigma must be one number or {rank}, one per axis; got {sigma!r}")
-    try:
-        if any(isinstance(width, (bool, str, bytes)) for width in given):
-            raise TypeError
-        widths = tuple(float(width) for width in given)
-    except (TypeError, ValueError):
-        raise TypeError(f"sigma must be a number; got {_check.describe(sigma)}") from None
-    if not all(0 < width < float("inf") for width in widths):
-        raise ValueError(f"sigma must be positive and finite; got {sigma!r}")
+        raise ValueError(
+            f"sigma must be one number or {rank}, one per axis; got {_check.show(sigma)}"
+        )
+    widths = tuple(_check.positive("sigma", width) for width in given)
+    if float("inf") in widths:
+        raise ValueError(f"sigma must be finite; got {_check.show(sigma)}")
     return widths

@@ -193,7 +193,7 @@ def _parse_layer(number: int, layer: Any) -> tuple[Ints, Ints, Pairs, Ints]:
     needed = "(window, stride, padding, dilation), the last three optional"
     fields = _check.sequence(name, layer, needed)
     if not 1 <= len(fields) <= 4:
-        raise ValueError(f"{name} must be {needed}; got {layer!r}")
+        raise ValueError(f"{name} must be {needed}; got {_check.show(layer)}")
     window = _check.sizes(f"{name} window", fields[0], 1)
     rank = len(window)
     stride, padding, dilation = (*fields[1:], *(1, 0, 1)[len(fields) - 1 :])
@@ -267,7 +267,9 @@ def conv_cost(
     _, c_o, spatial, window = order.match(x_sizes, kernel_sizes, blocks, names)
     order.check_window("kernel_shape", kernel_sizes)
     parsed = _parse(spatial, window, stride, padding, dilation)
-    geometry = conv_geometry(*parsed, blocks, source="x_shape")
+    geometry = conv_geometry(
+        *parsed, blocks, source="x_shape", window_source="kernel_shape's window"
+    )
     batch = math.prod(order.batch(x_sizes))
     parameters = math.prod(kernel_sizes)
     outputs = batch * math.prod(geometry.output)

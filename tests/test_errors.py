@@ -147,6 +147,14 @@ BAD = [
     conv(V, "algorithm", "'fast'", algorithm="fast"),
     conv(V, "algorithm", "auto, direct", algorithm="reduce_window"),
     conv(T, "algorithm", "None", algorithm=None),
+    # What has no short text, no shape or no items.
+    conv(V, "groups", "<int>", groups=10**5000),
+    conv(V, "stride[0]", "<int>", stride=(10**5000, 1)),
+    conv(V, "padding", "...", padding=tuple(range(1000))),
+    conv(T, "kernel", "type", kernel=np.ndarray),
+    conv(T, "stride", "module", stride=jnp),
+    conv(T, "stride", "'list'", stride=list),
+    conv(T, "preferred_element_type", "of shape ()", preferred_element_type=jnp.array(2)),
     # The transposed convolution.
     transpose(T, "y", "tuple", y=(1, 2)),
     transpose(V, "y", "(9,)", y=Y[0, 0, 0]),
@@ -275,6 +283,7 @@ BAD = [
     Bad(jc.pool2d, (IMAGE, (7, 2)), {}, V, "pool_size", "(7, 2)"),
     Bad(jc.pool2d, (IMAGE, 2), {}, T, "pool_size", "2"),
     Bad(jc.pool2d, (IMAGE, (2, 2), "median"), {}, V, "mode", "'median'"),
+    Bad(jc.pool2d, (IMAGE * 1j, (2, 2)), {}, T, "X", "complex128"),
 ]
 
 
@@ -321,6 +330,14 @@ def test_options_must_be_known_before_tracing():
         jax.jit(lambda s: jc.conv(X, K, stride=s))(2)
     with pytest.raises(TypeError, match=r"^divisor_override must be a Python int"):
         jax.jit(lambda d: jc.avg_pool(X, (2, 2), divisor_override=d))(2)
+
+
+def test_known_arrays_are_options_inside_of_jit_and_traced_ones_are_not():
+    stride = jnp.asarray([2, 1])
+    got = jax.jit(lambda x: jc.conv(x, K, stride=stride))(X)
+    assert got.shape == jc.conv(X, K, stride=(2, 1)).shape
+    with pytest.raises(TypeError, match=r"^stride must be .*, known before tracing; got"):
+        jax.jit(lambda s: jc.conv(X, K, stride=s))(stride)
 
 
 def test_numpy_ints_and_lists_are_ints():

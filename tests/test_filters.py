@@ -404,6 +404,7 @@ BAD_SIZES: list[tuple[Any, type[Exception]]] = [
     (0, ValueError), (-3, ValueError), ((3, 0), ValueError), ((), ValueError),
     ((1, 1, 1, 1), ValueError), (3.0, TypeError), ((3, 3.0), TypeError), (True, TypeError),
     ((3, True), TypeError), (None, TypeError), ("3", TypeError), ({3}, TypeError),
+    (2**31 - 1, ValueError), ((2**31 - 1,) * 2, ValueError), (list, TypeError),
 ]  # fmt: skip
 
 
@@ -423,9 +424,10 @@ def test_bad_sizes(kernel, size, error):
         (float("inf"), ValueError), ((1.0, 0.0), ValueError), ((1.0,), ValueError),
         ((1.0, 1.0, 1.0), ValueError), (None, TypeError), ("1", TypeError), (1j, TypeError),
         ((1.0, None), TypeError), ({1.0, 2.0}, TypeError), (("1", "2"), TypeError),
-        (True, TypeError),
+        (True, TypeError), (np.array(True), TypeError), (10**400, ValueError),
+        ((1.0, 10**400), ValueError),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:20],
 )  # fmt: skip
 def test_bad_sigmas(sigma: Any, error):
     with pytest.raises(error, match=r"^sigma\b"):

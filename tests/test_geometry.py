@@ -696,7 +696,7 @@ OTHER_BAD: list[Bad] = [
     ("kernel_shape", COST, (IMAGE, (6, 4, 1, 1, 1, 1)), {}, ValueError),
     ("kernel_shape", COST, (IMAGE, (6, 3, 3, 3)), {}, ValueError),
     ("kernel_shape", COST, (IMAGE, (6, 4, 0, 3)), {}, ValueError),
-    ("window", COST, (IMAGE, (6, 4, 9, 3)), {}, ValueError),
+    ("kernel_shape", COST, (IMAGE, (6, 4, 9, 3)), {}, ValueError),
     ("groups", COST, (IMAGE, (5, 2, 3, 3)), {"groups": 2}, ValueError),
     ("kernel_shape", COST, (IMAGE, KERNEL), {"groups": 2}, ValueError),
     ("groups", COST, (IMAGE, KERNEL), {"groups": 0}, ValueError),

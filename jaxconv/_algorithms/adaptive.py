@@ -73,9 +73,8 @@ def _sums(partition: Partition, x: Array, dtype: np.dtype) -> Array:
     for axis in range(partition.rank):
         taps, inside = _taps(partition, axis)
         inside = inside.reshape(*inside.shape, *(1,) * (x.ndim - axis - 2))
-        x = jnp.where(inside, jnp.take(x, taps, axis=axis + 1, mode="clip"), zero).sum(
-            axis=axis + 2
-        )
+        read = jnp.take(x, taps, axis=axis + 1, mode="clip")
+        x = jnp.where(inside, read, zero).sum(axis=axis + 2)
     return x.astype(dtype)
 
 
