@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from . import _check
+from ._check import Pairs
 
 #: What array arguments take; functions return `jax.Array`.
 ArrayIn = jax.Array | np.ndarray
@@ -27,6 +28,8 @@ NUMBERS = frozenset(
 )  # fmt: skip
 #: Elements of at most 16 bytes that 63 bits can count the bytes of.
 MOST_ELEMENTS = 2**59
+#: XLA:CPU reads memory that is not its own from about twice this padding on.
+MOST_PADDING = 2**26
 HALF = (np.dtype(jnp.bfloat16), np.dtype(np.float16))
 
 
@@ -86,6 +89,19 @@ def computable(name: str, shape: tuple[Any, ...]) -> None:
     """
     if math.prod(size for size in shape if type(size) is int) > MOST_ELEMENTS:
         raise ValueError(f"{name} must leave a result that fits into memory; got {shape}")
+
+
+def paddable(pairs: Pairs) -> None:
+    """Padding of an array stops where XLA is no longer to be trusted; that of integers does not.
+
+    Raises:
+        ValueError: for more than `MOST_PADDING` elements, named paddings resolved.
+    """
+    if max(map(max, pairs)) > MOST_PADDING:
+        raise ValueError(
+            f"padding must add at most {MOST_PADDING} elements on each side of an array; "
+            f"got {pairs}"
+        )
 
 
 def dtype(name: str, value: Any) -> np.dtype:

@@ -126,6 +126,7 @@ def _unfold_program(shape, window, stride, padding, dilation, layout):
     spatial = layout.spatial(shape)
     _arrays.static_shape("x", shape, spatial)
     geometry = conv_geometry(spatial, window, stride, padding, dilation)
+    _arrays.paddable(geometry.padding)
     flat = planes(layout, shape)
     rows, depth = flat[0], flat[-1]
     taps, places = math.prod(window), math.prod(geometry.output)
@@ -150,6 +151,7 @@ def _unfold_program(shape, window, stride, padding, dilation, layout):
 @functools.lru_cache(maxsize=CACHED_CALLS)
 def _fold_program(shape, spatial, window, stride, padding, dilation, layout):
     geometry = conv_geometry(spatial, window, stride, padding, dilation, source="the output")
+    _arrays.paddable(geometry.padding)
     taps, places = math.prod(window), math.prod(geometry.output)
     if len(shape) < 2:
         raise ValueError(f"columns must be {_written(layout)}, at least 2 axes; got shape {shape}")

@@ -205,6 +205,7 @@ def _conv_program(
         spatial, window, stride, padding, dilation, groups, window_source="kernel's window"
     )
     pairs = geometry.padding
+    _arrays.paddable(pairs)
     _pad.check(mode, spatial, pairs)
     if mode != "zeros":
         unpadded = ((0, 0),) * layout.rank
@@ -248,6 +249,7 @@ def _conv_transpose_program(
     _arrays.static_shape("y", y_shape, spatial)
     _check_bias(bias_shape, [(c_i,)], "(c_i,), one per output channel")
     geometry = transpose_geometry(spatial, window, stride, padding, extra, dilation, groups)
+    _arrays.paddable(geometry.padding)
     flat = layout.image((math.prod(layout.batch(y_shape)),), c_o, spatial)
     result = layout.image(layout.batch(y_shape), c_i, geometry.spatial)
     _arrays.computable("stride and dilation", result)

@@ -94,6 +94,7 @@ def plan(call: Call) -> Plan[Geometry]:
         spatial, call.window, call.stride, call.padding, call.dilation, call.ceil_mode
     )
     result = layout.image(batch, channels, geometry.output)
+    _arrays.paddable(geometry.padding)
     _arrays.computable("padding", result)
     return Plan(geometry, explicit, spatial, planes(layout, shape), result)
 

@@ -100,6 +100,8 @@ def _unpool_program(shape, sizes, layout):
     @functools.partial(jax.jit, inline=True)
     def max_unpool(y, indices):
         y, indices = jnp.asarray(y), jnp.asarray(indices)
+        if not plane:
+            return jnp.zeros(result, y.dtype)
         inside = indices >= 0
         if plane <= jnp.iinfo(indices.dtype).max:  # else a Python int that does not fit the dtype
             inside &= indices < plane
@@ -115,12 +117,15 @@ def _unpool_program(shape, sizes, layout):
 def _kept(indices: Array, plane: int) -> Array:
     """`indices` with -1 for all that share a position with a later one."""
     rows, depth = indices.shape[0], indices.shape[-1]
-    at = indices.reshape(rows, math.prod(indices.shape[1:-1]), depth)
-    number = jax.lax.broadcasted_iota(np.int32, at.shape, 1)
-    row = jax.lax.broadcasted_iota(np.int32, at.shape, 0)
-    channel = jax.lax.broadcasted_iota(np.int32, at.shape, 2)
-    nowhere = jnp.where(at < 0, plane, at)
-    last = jnp.full((rows, plane, depth), -1, np.int32)
-    last = last.at[row, nowhere, channel].max(number, mode="drop")
-    mine = last.at[row, nowhere, channel].get(mode="fill", fill_value=-1) == number
-    return jnp.where(mine, at, -1).reshape(indices.shape)
+    count = math.prod(indices.shape[1:-1])
+    number = jnp.arange(count, dtype=np.int32)
+
+    def of_one_plane(at: Array) -> Array:
+        nowhere = jnp.where(at < 0, plane, at)
+        last = jnp.full(plane, -1, np.int32).at[nowhere].max(number, mode="drop")
+        mine = last.at[nowhere].get(mode="fill", fill_value=-1) == number
+        return jnp.where(mine, at, -1)
+
+    flat = _mesh.reshape(indices, (rows, count, depth))
+    kept = jax.vmap(jax.vmap(of_one_plane, 1, 1))(flat)
+    return _mesh.reshape(kept, indices.shape)

@@ -199,6 +199,10 @@ def apply(
     channels_last = order.channels_last and image.ndim > rank
     spatial = order.spatial(image.shape) if channels_last else image.shape[image.ndim - rank :]
     _arrays.static_shape("image", image.shape, spatial)
+    if 0 in spatial:
+        raise ValueError(
+            f"image must have at least one element on every spatial axis; got {image.shape}"
+        )
     try:
         _pad.check(padding_mode, spatial, _centred(kernel.shape))
     except ValueError as error:

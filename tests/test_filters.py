@@ -454,6 +454,7 @@ PLANE, SQUARE = np.ones((4, 4)), np.ones((3, 3))
         ("image", 1.0, SQUARE, {}, TypeError),
         ("image", PLANE > 0, SQUARE, {}, TypeError),
         ("image", np.ones(4), SQUARE, {}, ValueError),
+        ("image", np.ones((0, 4)), np.ones((1, 1)), {}, ValueError),
         ("kernel", PLANE, [[1.0]], {}, TypeError),
         ("kernel", PLANE, SQUARE > 0, {}, TypeError),
         ("kernel", PLANE, np.ones(()), {}, ValueError),

@@ -138,7 +138,7 @@ def test_complex_transposes_do_not_conjugate():
 def test_max_pools_derivative_goes_to_the_first_winner(dilation):
     """Equal values everywhere, a NaN, and -inf only: one winner in each window, the first."""
     flat = np.zeros((1, 1, 7, 6))
-    flat[0, 0, 3, 2:4] = np.nan
+    flat[0, 0, 3:5, 1:4] = np.nan  # several in one window, along each axis
     for x in (np.zeros((1, 1, 7, 6)), flat, np.full((1, 1, 7, 6), -np.inf)):
         options = {"stride": (1, 2), "padding": 1, "dilation": dilation}
         value, index = oracles.max_pool(x, (3, 2), **options)

@@ -116,7 +116,7 @@ def test_conv_is_a_matrix_product_with_columns(layout):
 def test_columns_of_long_windows():
     """Beyond the longest window whose taps are slices of their own."""
     x = numbers((1, 2, 40))
-    options: dict[str, Any] = {"stride": 2, "padding": (3,), "dilation": 2}
+    options: dict[str, Any] = {"stride": 3, "padding": (3,), "dilation": 2}
     want = oracles.unfold(x, (17,), **options)
     np.testing.assert_array_equal(jc.unfold(x, (17,), **options).reshape(want.shape), want)
     flat = numbers((1, 34, want.shape[-1]))
@@ -396,3 +396,5 @@ def test_unpooling_into_nothing():
     empty = jnp.ones((2, 0)), jnp.ones((2, 0), int)
     assert jc.max_unpool(*empty, (0,)).shape == (2, 0)
     assert jc.max_unpool(*empty, (3,)).tolist() == [[0, 0, 0], [0, 0, 0]]
+    traced = jax.jit(lambda y, index: jc.max_unpool(y, index, (2, 0)))
+    assert traced(jnp.ones((2, 3, 2)), jnp.ones((2, 3, 2), int)).shape == (2, 2, 0)

@@ -116,7 +116,7 @@ def _axis_winner(geometry: Geometry, axis: int, value: Array, where: Array) -> t
 def _better(new: tuple[Array, Array], best: tuple[Array, Array]) -> tuple[Array, Array]:
     (value, at), (best_value, best_at) = new, best
     above = (value > best_value) | ((value != value) & (best_value == best_value))
-    wins = (at >= 0) & (above | (best_at < 0))
+    wins = above | (best_at < 0)  # padding is above nothing
     return jnp.where(wins, value, best_value), jnp.where(wins, at, best_at)
 
 
