@@ -181,12 +181,9 @@ def _convolve(
         precision=form.precision,
         preferred_element_type=accumulate,
     )
-    lhs, rhs = lhs.astype(compute), rhs.astype(compute)
     if apart:
-        result = _group_by_group(convolve, lhs, rhs, dims, feature_group_count)
-    else:
-        result = convolve(lhs, rhs)
-    return result.astype(result_dtype)
+        convolve = functools.partial(_group_by_group, convolve, dims, feature_group_count)
+    return convolve(lhs.astype(compute), rhs.astype(compute)).astype(result_dtype)
 
 
 def _groups_apart(problem: Problem, accumulate: np.dtype) -> bool:
@@ -201,10 +198,10 @@ def _groups_apart(problem: Problem, accumulate: np.dtype) -> bool:
 
 def _group_by_group(
     convolve: Callable[[Array, Array], Array],
-    lhs: Array,
-    rhs: Array,
     dims: lax.ConvDimensionNumbers,
     groups: int,
+    lhs: Array,
+    rhs: Array,
 ) -> Array:
     """One group after the other, in a loop, so that programs do not grow with their number."""
 
