@@ -26,7 +26,7 @@ VARIED = [
     for case in CONV
     if case.id
     not in {"1x1", "window-is-input", "padding-per-axis", "unused-tail", "plain-3d", "same-odd",
-            "over-padded", "depthwise-1d", "stride", "padding", "negative"}
+            "over-padded", "depthwise-1d", "stride", "padding", "negative", "two-by-two-steps"}
 ]  # fmt: skip
 VARIED_MODES = [case for case in MODES if case.id.endswith(("-uneven", "-crop"))]
 
@@ -107,8 +107,9 @@ def test_gradients_equal_the_forms_projections(case):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("layout", [None, "NHWC"])
-def test_gradients_in_low_precision(dtype, layout):
-    case = next(case for case in CONV if case.id == "all-2d")
+@pytest.mark.parametrize("name", ["all-2d", "two-by-two-steps"])
+def test_gradients_in_low_precision(name, dtype, layout):
+    case = next(case for case in CONV if case.id == name)
     x, w, _ = case.arrays(dtype)
     form = oracles.conv_form(x.shape[-2:], w.shape[2:], **case.options)
     dy = cases.draw(np.random.default_rng(3), jc.conv(x, w, **case.options).shape, dtype)
