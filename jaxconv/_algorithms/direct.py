@@ -47,35 +47,31 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     """x[n, i, t] = sum_{o, s, a: s*stride + a*dilation - low = t} y[n, o, s] w[o, i, a]."""
     geometry = problem.form.geometry
     dims = _dimension_numbers(problem.form)
-    padding, steps = [], list(geometry.stride)
+    padding, spared = [], []
     for axis, (low, _) in enumerate(geometry.padding):
         reach = geometry.extent[axis] - 1
         dilated = (geometry.output[axis] - 1) * geometry.stride[axis] + 1
         padding.append((reach - low, geometry.spatial[axis] - dilated + low))
-        if padding[axis] == (0, 0) and geometry.window[axis] == steps[axis] == 2:
-            y, steps[axis] = _set_apart(y, dims.lhs_spec[2 + axis], 2), 1
-    return _convolve(
+        if padding[axis] == (0, 0) and geometry.window[axis] == geometry.stride[axis] == 2:
+            padding[axis] = (0, 1)
+            spared.append(axis)
+    x = _convolve(
         problem,
         y,
         lax.rev(_swap_channels(problem.form, w), dims.rhs_spec[2:]),
         lax.ConvDimensionNumbers(dims.out_spec, _transposed(dims.rhs_spec), dims.lhs_spec),
         padding=tuple(padding),
-        lhs_dilation=tuple(steps),
+        lhs_dilation=geometry.stride,
         rhs_dilation=geometry.dilation,
         feature_group_count=geometry.groups,
     )
-
-
-def _set_apart(y: Array, axis: int, step: int) -> Array:
-    """The elements of y `step` apart along an axis, by an explicit pad.
-
-    Where a base dilation equals the window's size, its stride is one less and nothing is padded,
-    XLA takes an axis for one that keeps groups apart, exchanges image and kernel when the kernel is
-    the larger one along the others, and ends the process: its simplifier checks a window that the
-    new kernel does not have. Of the gradients here that is two taps at stride two.
-    """
-    config = [(0, 0, step - 1 if at == axis else 0) for at in range(y.ndim)]
-    return lax.pad(y, np.zeros((), y.dtype), config)
+    # XLA takes an axis whose base dilation is the window's size, whose stride is one less and which
+    # is not padded for one that keeps groups apart. Where the kernel is the larger one along the
+    # other axes it then exchanges image and kernel, and ends the process: its simplifier checks a
+    # window that the new kernel does not have. Such an axis is given one element too many.
+    for axis in spared:
+        x = lax.slice_in_dim(x, 0, geometry.spatial[axis], axis=dims.lhs_spec[2 + axis])
+    return x
 
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
