@@ -43,7 +43,8 @@ def adaptive_avg_pool(
         ValueError: an empty spatial axis, a negative size, a bad value.
         TypeError: an argument of the wrong type or dtype (bool is).
 
-    Source: `torch.nn.functional.adaptive_avg_pool2d`, which is for floats alone.
+    Source: `torch.nn.functional.adaptive_avg_pool2d`, which is for floats alone. Empty batches,
+    channels and outputs give empty results.
 
     >>> import jax.numpy as jnp
     >>> adaptive_avg_pool(jnp.arange(5.0)[None], (3,)).tolist()
@@ -101,7 +102,8 @@ def adaptive_max_pool(
         ValueError: an empty spatial axis, a negative size, a bad value.
         TypeError: an argument of the wrong type or dtype (bool and complex numbers are).
 
-    Source: `torch.nn.functional.adaptive_max_pool2d`, which is for floats alone.
+    Source: `torch.nn.functional.adaptive_max_pool2d`, which is for floats alone. Of NaNs the winner
+    is the first of several, where torch takes the last.
 
     >>> import jax.numpy as jnp
     >>> adaptive_max_pool(jnp.arange(5.0)[None], (3,)).tolist()

@@ -52,6 +52,7 @@ def unfold(
         TypeError: an argument of the wrong type or dtype (bool is).
 
     Source: `torch.nn.functional.unfold`, which is for two spatial axes and channels first alone.
+    Empty axes are taken as in `conv`.
 
     >>> import jax.numpy as jnp
     >>> unfold(jnp.arange(9).reshape(1, 3, 3), (2, 2)).tolist()

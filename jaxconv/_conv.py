@@ -81,7 +81,9 @@ def conv(
             value. The message names the argument.
         TypeError: an argument of the wrong type or dtype (bool, float8 and 4-bit integers are).
 
-    Source: notes, sections 1 to 4; `torch.nn.functional.conv2d`.
+    Source: notes, sections 1 to 4; `torch.nn.functional.conv2d`. Empty axes are taken, and a sum
+    over nothing is 0; torch refuses most of them, and without input channels it returns no output
+    channels.
 
     >>> import jax.numpy as jnp
     >>> conv(jnp.ones((8, 3, 28, 28)), jnp.ones((16, 3, 5, 5)), stride=2, padding="same").shape
@@ -139,7 +141,8 @@ def conv_transpose(
     Returns:
         `(*batch, c_i, *output)` or `(*batch, *output, c_i)`, with per axis `(n-1)*stride - low -
         high + dilation*(k-1) + output_padding + 1` elements. dtype as in `conv`. Where torch
-        refuses an output of size 0, it is returned.
+        refuses an output of size 0, it is returned. Empty batches and channels are taken as in
+        `conv`.
 
     Raises:
         ValueError: shapes that do not fit each other, padding larger than the output, a bad value.

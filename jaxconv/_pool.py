@@ -84,7 +84,8 @@ def max_pool(
         TypeError: an argument of the wrong type or dtype (bool and complex numbers are).
 
     Source: notes, section 5; `torch.nn.functional.max_pool2d`. Torch stops at padding of half the
-    window; here any padding below the dilated window is taken.
+    window; here any padding below the dilated window is taken. Of NaNs the winner is the first of
+    several, where torch takes the last. Empty batches and channels give empty results.
 
     >>> import jax.numpy as jnp
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4), (3, 3), stride=2, padding=1)[0].tolist()
@@ -154,14 +155,16 @@ def avg_pool(
     Returns:
         `(*batch, c, *output)` or `(*batch, *output, c)`. Floats and complex numbers keep their
         dtype (float16 and bfloat16 are summed and divided in float32 and rounded once); integers
-        give JAX's default float, as `jnp.mean` does (torch refuses them). A window that holds no
+        give JAX's default float, as `jnp.mean` does. A window that holds no
         element of x gives 0 where padding counts and NaN where it does not.
 
     Raises:
         ValueError: a window that does not fit, a padding as large as the window, a bad value.
         TypeError: an argument of the wrong type or dtype (bool is).
 
-    Source: notes, section 5; `torch.nn.functional.avg_pool2d`.
+    Source: notes, section 5; `torch.nn.functional.avg_pool2d`: torch truncates the means of int64
+    and refuses other integers, `divisor_override` torch has none in 1-D, and where a window is
+    larger than x, torch's 3-D pool counts no padding there.
 
     >>> import jax.numpy as jnp
     >>> avg_pool(jnp.arange(9.0).reshape(1, 3, 3), (2, 2), stride=1)[0].tolist()

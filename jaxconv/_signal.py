@@ -33,7 +33,7 @@ def correlate(
     Raises:
         ValueError: axes that do not fit, an empty array, an unknown mode, or `"valid"` where
             neither array is at least as large as the other in every axis.
-        TypeError: an argument of the wrong type or dtype.
+        TypeError: an argument of the wrong type or dtype (bool is).
 
     Source: notes, section 1; `scipy.signal.correlate`.
 
@@ -61,7 +61,7 @@ def convolve(
     Raises:
         ValueError: axes that do not fit, an empty array, an unknown mode, or `"valid"` where
             neither array is at least as large as the other in every axis.
-        TypeError: an argument of the wrong type or dtype.
+        TypeError: an argument of the wrong type or dtype (bool is).
 
     Source: notes, section 1; `scipy.signal.convolve`.
 

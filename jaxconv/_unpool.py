@@ -51,7 +51,8 @@ def max_unpool(
         TypeError: an argument of the wrong type or dtype (bool is).
 
     Source: `torch.nn.functional.max_unpool2d`, which takes window and stride as well to guess a
-    size from; it is for floats and one batch axis alone.
+    size from; it is for floats and one batch axis alone. Empty batches and channels give empty
+    results.
 
     >>> import jax.numpy as jnp
     >>> max_unpool(jnp.asarray([[5.0, 7.0]]), jnp.asarray([[1, 3]]), (4,)).tolist()
