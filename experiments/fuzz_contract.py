@@ -267,13 +267,13 @@ class Reading:
 
     def order(self, layout: Any, rank: int | None, source: str) -> Any:
         """The layout for the rank that `source` has."""
+        if rank is not None and not 1 <= rank <= 3:
+            self.fault(ValueError, source)
         if layout is not None:
             layout = self.choice("layout", layout, LAYOUTS)
             self.need(layout)
-        if rank is None:
+        if rank is None or not 1 <= rank <= 3:
             return None
-        if not 1 <= rank <= 3:
-            return self.fault(ValueError, source)
         if layout is not None and len(layout) != rank + 2:
             return self.fault(ValueError, "layout", source)
         return Order(rank, layout is not None and layout[-1] == "C")
@@ -439,7 +439,8 @@ def window_axes(
     per_axis = list(zip(spatial, window, stride, dilation, pairs, strict=True))
     counts = [output_size(n, k, s, d, *pair, ceil) for n, k, s, d, pair in per_axis]
     blamed = ("padding", "stride", "dilation", *names)
-    _allow_refusal(r, pairs, blamed)
+    reaches = [(d * (k - 1), 0) for k, d in zip(window, dilation, strict=True)]
+    _allow_refusal(r, [*pairs, *(reaches if ceil else ())], blamed)
     if min(counts) < 1:
         r.fault(ValueError, *blamed)
     if any(max(*pair, 0) > mode_limit(mode, n, *pair) for n, _, _, _, pair in per_axis):
@@ -455,7 +456,8 @@ def window_axes(
 
 
 def _allow_refusal(r: Reading, pairs: Any, blamed: tuple[str, ...]) -> None:
-    """Of paddings by more than a million elements nothing but a wrong answer is wrong."""
+    """Of paddings by more than a million elements, and of what ceil mode adds to fit a window of
+    so many, nothing but a wrong answer is wrong."""
     if max(abs(side) for pair in pairs for side in pair) > MILLION:
         r.allowed.add(Fault(ValueError, blamed))
 
@@ -651,10 +653,10 @@ def conv_transpose(
     r.need(*call, extra)
     steps = (call.stride, call.padding, extra, call.dilation)
     sizes, lows = transpose_sizes(r, "y", m, window, *steps)
-    r.sound()
+    r.need(None if min(sizes) < 0 else sizes)
     blamed = ("stride", "dilation", "padding", "output_padding")
     r.fits((*order.batch(y.shape), c_i, *sizes), *blamed, work=math.prod(window))
-    r.fits(m, "y", work=max(window))
+    r.sound()
     promoted = promote(*operands)
     axes = [
         axis_reads(n, count, k, s, d, low, n)  # all that lies in x is read
@@ -795,14 +797,14 @@ def lp_pool(
     r.need(p)
     dtype = floating(promote(x))
     magnitude = np.abs(order.planes(wide(x, promote(x), dtype)))
-    largest = np.finfo(np.float64 if dtype == np.float64 else np.float32).max
-    if not math.isinf(p) and (magnitude[np.isfinite(magnitude)] ** p > largest).any():
-        raise UndecidedError  # the docstring asks for less
-    if math.isinf(p):
+    if not math.isinf(p):
+        largest = np.finfo(np.float64 if dtype == np.float64 else np.float32).max
+        if (total(np.where(np.isfinite(magnitude), magnitude, 0) ** p, axes) > largest).any():
+            raise UndecidedError  # the docstring asks for less
+        y = total(magnitude**p, axes) ** (1 / p)
+    else:
         y = extreme(magnitude, axes)[0]
         y = np.where(y == -np.inf, 0, y)
-    else:
-        y = total(magnitude**p, axes) ** (1 / p)
     return order.image(y, order.batch(x.shape)).astype(dtype)
 
 
@@ -962,9 +964,9 @@ def fold(
     r.need(columns, sizes, *steps, order)
     if columns.ndim < 2:
         r.fault(ValueError, "columns")
-        raise _StopReadingError
     axes = window_axes(r, sizes, *steps, ("output_shape", "window", "columns"), 1)
     many, places = math.prod(steps[0]), math.prod(outputs(axes))
+    r.need(columns if columns.ndim > 1 else None)
     *batch, depth, count = columns.shape
     if order.last:
         depth, count = count, depth

@@ -30,6 +30,7 @@ WINDOWS = "jaxconv/_window_maps.py"
 GEOMETRY = "jaxconv/_geometry.py"
 POOL = "jaxconv/_pool.py"
 PLAN = "jaxconv/_pool_plan.py"
+FORMS = "jaxconv/_closed_forms.py"
 
 CORE = [
     Slip(
@@ -291,6 +292,184 @@ CORE = [
         "bias = bias.mean(axis=1, dtype=y.dtype)",
         "tests/test_values.py::test_bias_for_each_pair_of_channels_is_summed_over_the_inputs",
     ),
-]  # fmt: skip
+]
 
-SLIPS: list[Slip] = [*CORE]
+CLOSED_FORMS = [
+    Slip(
+        "kernel gradient: stride and dilation not exchanged",
+        FORMS,
+        "stride=geometry.dilation,",
+        "stride=geometry.stride,",
+        "tests/test_closed_forms.py::test_conv_gradients[stride-first]",
+    ),
+    Slip(
+        "kernel gradient: padding sides exchanged",
+        FORMS,
+        "padding.append((low, read - unpadded.spatial[axis] - low))",
+        "padding.append((read - unpadded.spatial[axis] - low, low))",
+        "tests/test_closed_forms.py::test_conv_gradients[stride-first]",
+    ),
+    Slip(
+        "kernel gradient: the unread tail not cropped",
+        FORMS,
+        "read = (geometry.output[axis] - 1) * geometry.stride[axis] + geometry.extent[axis]",
+        "read = unpadded.padded[axis]",
+        "tests/test_closed_forms.py::test_conv_gradients[stride-first]",
+    ),
+    Slip(
+        "kernel gradient: group order",
+        FORMS,
+        "images = x.reshape(n, groups, channels // groups, *sizes).swapaxes(0, 2)",
+        "images = x.reshape(n, channels // groups, groups, *sizes).swapaxes(1, 2).swapaxes(0, 2)",
+        "tests/test_closed_forms.py::test_conv_gradients[groups-first]",
+    ),
+    Slip(
+        "kernel gradient: sign",
+        FORMS,
+        "        ).swapaxes(0, 1)\n",
+        "        ).swapaxes(0, 1) * -1\n",
+        "tests/test_closed_forms.py::test_conv_gradients[1x1-first]",
+    ),
+    Slip(
+        "kernel gradient: conjugated",
+        FORMS,
+        "delta.swapaxes(0, 1),",
+        "delta.swapaxes(0, 1).conj(),",
+        "tests/test_closed_forms.py::test_floats_and_complex_keep_their_dtype[all-2d-complex64]",
+    ),
+    Slip(
+        "kernel gradient: padding mode ignored",
+        FORMS,
+        "x = _pad.pad(x, Layout(layout.rank, False), geometry.padding, options.mode)",
+        'x = _pad.pad(x, Layout(layout.rank, False), geometry.padding, "zeros")',
+        "tests/test_closed_forms.py::test_conv_gradients[reflect-even-first]",
+    ),
+    Slip(
+        "kernel gradient turned: convolution in place of correlation",
+        FORMS,
+        "return jnp.moveaxis(dw, (0, 1), layout.kernel_axes)",
+        "return jnp.flip(jnp.moveaxis(dw, (0, 1), layout.kernel_axes))",
+        "tests/test_closed_forms.py::test_conv_gradients[plain-1d-first]",
+    ),
+    Slip(
+        "input gradient: kernel not rotated",
+        FORMS,
+        "rot180 = jnp.flip(kernel, range(2, kernel.ndim))",
+        "rot180 = kernel",
+        "tests/test_closed_forms.py::test_conv_gradients[plain-1d-first]",
+    ),
+    Slip(
+        "input gradient: stride not re-inserted",
+        FORMS,
+        "*((0, 0, s - 1) for s in geometry.stride)]",
+        "*((0, (s - 1) * (k - 1), 0) for s, k in zip(geometry.stride, m, strict=True))]",
+        "tests/test_closed_forms.py::test_conv_gradients[stride-first]",
+    ),
+    Slip(
+        "input gradient: group order",
+        FORMS,
+        "rot180.reshape(groups, c_o // groups, c_i, *window).swapaxes(1, 2)",
+        "rot180.reshape(c_o // groups, groups, c_i, *window).swapaxes(0, 1).swapaxes(1, 2)",
+        "tests/test_closed_forms.py::test_conv_gradients[groups-first]",
+    ),
+    Slip(
+        "input gradient: padding sides exchanged",
+        FORMS,
+        "padding.append((reach - low, spatial[axis] + low - length))",
+        "padding.append((spatial[axis] + low - length, reach - low))",
+        "tests/test_closed_forms.py::test_conv_gradients[stride-first]",
+    ),
+    Slip(
+        "input gradient: dilation forgotten",
+        FORMS,
+        "reach = geometry.extent[axis] - 1",
+        "reach = geometry.window[axis] - 1",
+        "tests/test_closed_forms.py::test_conv_gradients[full-first]",
+    ),
+    Slip(
+        "input gradient: reflect repeats the edge",
+        FORMS,
+        "places = ((1, n - 1 - before), (n - 1 - after, 1))",
+        "places = ((0, n - before), (n - after, 0))",
+        "tests/test_closed_forms.py::test_conv_gradients[reflect-even-first]",
+    ),
+    Slip(
+        "input gradient: replicate's sides exchanged",
+        FORMS,
+        "places = ((0, n - 1), (n - 1, 0))",
+        "places = ((n - 1, 0), (0, n - 1))",
+        "tests/test_closed_forms.py::test_conv_gradients[replicate-even-first]",
+    ),
+    Slip(
+        "input gradient: circular's sides exchanged",
+        FORMS,
+        "places = ((n - before, 0), (0, n - after))",
+        "places = ((0, n - before), (n - after, 0))",
+        "tests/test_closed_forms.py::test_conv_gradients[circular-even-first]",
+    ),
+    Slip(
+        "input gradient: reflect not mirrored",
+        FORMS,
+        "head, tail = jnp.flip(head, at), jnp.flip(tail, at)",
+        "head, tail = head, tail",
+        "tests/test_closed_forms.py::test_conv_gradients[reflect-even-first]",
+    ),
+    Slip(
+        "bias gradient: mean in place of sum",
+        FORMS,
+        "return delta.sum(others, dtype=",
+        "return delta.mean(others, dtype=",
+        "tests/test_closed_forms.py::test_conv_gradients[1x1-first]",
+    ),
+    Slip(
+        "up() of a maximum: no winner sent to the last element",
+        FORMS,
+        "index = jnp.where(index < 0, size, index)",
+        "index = jnp.where(index < 0, -1, index)",
+        "tests/test_closed_forms.py::test_max_pool_gradient[only-padding-first]",
+    ),
+    Slip(
+        "up() of a maximum: errors that meet overwrite each other",
+        FORMS,
+        '.at[winner].add(wide, mode="drop")',
+        '.at[winner].set(wide, mode="drop")',
+        "tests/test_closed_forms.py::test_max_pool_gradient[no-batch-first]",
+    ),
+    Slip(
+        "up() of a maximum: ceil mode lost",
+        FORMS,
+        'names = ("stride", "padding", "dilation", "ceil_mode")',
+        'names = ("stride", "padding", "dilation")',
+        "tests/test_closed_forms.py::test_max_pool_gradient[ceil-first]",
+    ),
+    Slip(
+        "up() of a mean: padding always counted",
+        FORMS,
+        "factors = counts(planned, layout, count_include_pad) if divisor is None else [divisor]",
+        "factors = counts(planned, layout, True) if divisor is None else [divisor]",
+        "tests/test_closed_forms.py::test_avg_pool_gradient[overlap-first]",
+    ),
+    Slip(
+        "up() of a mean: sum in place of mean",
+        FORMS,
+        "shares = jnp.where(count == 0, 0, delta / jnp.where(count == 0, 1, count))",
+        "shares = delta",
+        "tests/test_closed_forms.py::test_avg_pool_gradient[plain-1d-first]",
+    ),
+    Slip(
+        "up() of a mean: ceil mode's crop put back at the wrong end",
+        FORMS,
+        "*((0, size - left) for size, left in cropped)]",
+        "*((size - left, 0) for size, left in cropped)]",
+        "tests/test_closed_forms.py::test_avg_pool_gradient[ceil-crops-first]",
+    ),
+    Slip(
+        "up() of a mean: window transposed",
+        FORMS,
+        "ones = jnp.ones((1, 1, *call.window), delta.dtype)",
+        "ones = jnp.ones((1, 1, *call.window[::-1]), delta.dtype)",
+        "tests/test_closed_forms.py::test_avg_pool_gradient[plain-2d-first]",
+    ),
+]
+
+SLIPS: list[Slip] = [*CORE, *CLOSED_FORMS]

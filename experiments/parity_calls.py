@@ -259,9 +259,9 @@ def draw_windows(
     dilate: float = 0.4,
     half: bool = False,
     mode: str = "zeros",
-    rank: int | None = None,
+    rank: int = 0,
 ) -> Windows:
-    """Windows that fit. `half`: no more padding than torch's pools take."""
+    """Windows that fit. `half`: no more padding than torch's pools take; `rank` 0: any."""
     rank = rank or draw.pick((1, 1, 2, 2, 2, 3))
     window = draw.each(rank, 1, 4 if rank == 1 else 3)
     stride: Any = draw.each(rank, 1, 3)

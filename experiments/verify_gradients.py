@@ -332,8 +332,8 @@ def _picked(indices: Any, last: bool) -> Callable[..., Any]:
 
     def closed_form(y: Any, dy: Any) -> Any:
         at, error = (jnp.moveaxis(a, -1, -3) if last else a for a in (indices, dy))
-        planes = (jnp.reshape(a, (*a.shape[:-2], -1)) for a in (error, at))
-        picked = jnp.take_along_axis(*planes, -1).reshape(at.shape)
+        planes, flat = (jnp.reshape(a, (*a.shape[:-2], -1)) for a in (error, at))
+        picked = jnp.take_along_axis(planes, flat, -1).reshape(at.shape)
         return jnp.moveaxis(picked, -3, -1) if last else picked
 
     return closed_form
@@ -434,21 +434,6 @@ def filter_cases() -> Iterator[Case]:
         yield Case("filters.apply", option, arrays, {}, options)
 
 
-def all_cases() -> list[Case]:
-    """Every row of the table."""
-    parts = (
-        conv_cases,
-        transpose_cases,
-        pool_cases,
-        column_cases,
-        signal_cases,
-        notes_cases,
-        filter_cases,
-    )
-    with jax.enable_x64(True):
-        return [case for part in parts for case in part()]
-
-
 # The closed forms are public functions too, and have derivatives themselves.
 
 BILINEAR = {
@@ -502,6 +487,24 @@ def gradient_cases() -> Iterator[Case]:
 
 
 # The table.
+
+
+def all_cases() -> list[Case]:
+    """Every row of the table."""
+    parts = (
+        conv_cases,
+        transpose_cases,
+        pool_cases,
+        column_cases,
+        signal_cases,
+        notes_cases,
+        filter_cases,
+        gradient_cases,
+    )
+    with jax.enable_x64(True):
+        cases = [case for part in parts for case in part()]
+    functions = list(dict.fromkeys(case.function for case in cases))
+    return sorted(cases, key=lambda case: functions.index(case.function))
 
 
 class Row(NamedTuple):

@@ -1,7 +1,8 @@
 """jaxconv: convolution and pooling for JAX, with torch's semantics and exact derivatives.
 
-Functions at the top level, all pure and jit-compiled; `filters`, `geometry` and `reference` are
-modules. `docs`: each function's own docstring. Needs jax and jaxtyping alone.
+Functions at the top level, all pure and jit-compiled; `filters`, `geometry`, `gradients`,
+`reference` and `verify` are modules. `docs`: each function's own docstring. Needs jax and jaxtyping
+alone.
 """
 
 from . import filters as filters

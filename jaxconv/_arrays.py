@@ -107,7 +107,7 @@ def paddable(pairs: Pairs) -> None:
 def dtype(name: str, value: Any) -> np.dtype:
     """`value` as a NumPy dtype; a TypeError for what is none, arrays among it."""
     try:
-        if isinstance(value, (jax.Array, np.ndarray)):
+        if isinstance(value, (jax.Array, np.ndarray, np.generic)):
             raise TypeError
         return np.dtype(value)
     except (TypeError, ValueError, SyntaxError):

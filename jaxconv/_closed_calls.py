@@ -11,7 +11,7 @@ from jax.export import is_symbolic_dim
 from . import _arrays, _check, _pad
 from ._algorithms import algorithms
 from ._check import Pairs
-from ._conv import _Numerics, _numerics
+from ._conv import Numerics, parse_numerics
 from ._geometry import Geometry, Ints, conv_geometry
 from ._layout import Layout
 
@@ -43,16 +43,19 @@ def options(
     )
 
 
-def numerics(precision: Any, preferred: Any, algorithm: Any) -> _Numerics:
+def numerics(precision: Any, preferred: Any, algorithm: Any) -> Numerics:
     """The options of `conv` that say how it is summed, in hashable values."""
-    parsed = _numerics(precision, preferred, algorithm)
+    parsed = parse_numerics(precision, preferred, algorithm)
     _check.choice("algorithm", algorithm, ("auto", *algorithms()))
     return parsed
 
 
 def shape(name: str, value: Any) -> tuple[Any, ...]:
     """A shape as a tuple of ints, 0 or more; sizes may be symbolic (`jax.export`)."""
-    items = _check.sequence(name, value, "a shape, a sequence of ints")
+    needed = "a shape, a sequence of ints"
+    if getattr(value, "ndim", 1) > 1:  # the array whose shape is wanted, given in its place
+        raise TypeError(f"{name} must be {needed}; got {_check.describe(value)}")
+    items = _check.sequence(name, value, needed)
     return tuple(
         item if is_symbolic_dim(item) else _check.integer(f"{name}[{axis}]", item, 0)
         for axis, item in enumerate(items)
@@ -75,6 +78,7 @@ def conv_call(
     layout.check_window(kernel_name, kernel_shape)
     source = {"source": x_name, "window_source": f"{kernel_name}'s window"}
     geometry = conv_geometry(spatial, window, stride, padding, dilation, groups, **source)
+    _arrays.paddable(geometry.padding)
     _pad.check(mode, spatial, geometry.padding)
     batch = layout.batch(x_shape)
     needed = layout.image(batch, c_o, geometry.output)

@@ -97,7 +97,7 @@ def conv(
         None if bias is None else bias.shape,
         _check.choice("padding_mode", padding_mode, tuple(_pad.MODES)),
         *_options(kernel, stride, padding, dilation, groups, layout),
-        _numerics(precision, preferred_element_type, algorithm),
+        parse_numerics(precision, preferred_element_type, algorithm),
     )
     return run(x, kernel, bias)
 
@@ -163,12 +163,12 @@ def conv_transpose(
         None if bias is None else bias.shape,
         _check.per_axis("output_padding", output_padding, kernel.ndim - 2, 0),
         *options,
-        _numerics(precision, preferred_element_type, algorithm),
+        parse_numerics(precision, preferred_element_type, algorithm),
     )
     return run(y, kernel, bias)
 
 
-class _Numerics(NamedTuple):
+class Numerics(NamedTuple):
     """How a call computes, in hashable values."""
 
     precision: Any
@@ -176,12 +176,12 @@ class _Numerics(NamedTuple):
     algorithm: str
 
 
-def _numerics(precision: Any, preferred: Any, algorithm: Any) -> _Numerics:
+def parse_numerics(precision: Any, preferred: Any, algorithm: Any) -> Numerics:
     if preferred is not None:
         preferred = _arrays.dtype("preferred_element_type", preferred)
     if not isinstance(algorithm, str):
         raise TypeError(f"algorithm must be a string; got {_check.describe(algorithm)}")
-    return _Numerics(_arrays.precision(precision), preferred, algorithm)
+    return Numerics(_arrays.precision(precision), preferred, algorithm)
 
 
 def _options(kernel: Any, stride: Any, padding: Any, dilation: Any, groups: Any, layout: Any):
@@ -276,7 +276,7 @@ def _dtypes(operands: np.dtype, preferred: np.dtype | None, bias: Any):
     return dtype, dtype if bias is None else _arrays.accumulator(dtype)
 
 
-def _form(geometry: Geometry, layout: Layout, dtypes: Any, numerics: _Numerics) -> Form:
+def _form(geometry: Geometry, layout: Layout, dtypes: Any, numerics: Numerics) -> Form:
     precision = numerics.precision or _arrays.default_precision()
     return Form(geometry, layout, dtypes, precision, numerics.algorithm)
 

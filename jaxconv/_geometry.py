@@ -144,14 +144,23 @@ def conv_geometry(
     """
     pairs = resolve_padding(padding, spatial, window, stride, dilation)
     geometry = Geometry(spatial, window, stride, pairs, dilation, groups)
+    _check_fits(geometry, spatial, pairs, source, window_source)
+    return geometry
+
+
+def _check_fits(
+    geometry: Geometry, spatial: Ints, pairs: Pairs, source: str, window_source: str
+) -> None:
+    """`spatial` and `pairs` are the caller's, for the message."""
     fits = all(e <= n for e, n in zip(geometry.extent, geometry.padded, strict=True))
     if not fits:
+        padded = tuple(n + low + high for n, (low, high) in zip(spatial, pairs, strict=True))
         raise ValueError(
-            f"{window_source} {window} with dilation {dilation} spans {geometry.extent}, which is "
-            f"larger than the padded input {geometry.padded}: {source} has spatial shape "
-            f"{spatial}, padding is {pairs}; a smaller window or dilation or more padding is needed"
+            f"{window_source} {geometry.window} with dilation {geometry.dilation} spans "
+            f"{geometry.extent}, which is larger than the padded input {padded}: {source} has "
+            f"spatial shape {spatial}, padding is {pairs}; a smaller window or dilation or more "
+            f"padding is needed"
         )
-    return geometry
 
 
 def transpose_geometry(
@@ -246,12 +255,18 @@ def pool_geometry(
             )
     if not ceil_mode:
         return conv_geometry(spatial, window, stride, pairs, dilation), pairs
-    kept = tuple(max(n + min(high, 0), 0) for n, (_, high) in zip(spatial, pairs, strict=True))
-    pairs = tuple((low, max(high, 0)) for low, high in pairs)
+    left = [n + min(high, 0) for n, (_, high) in zip(spatial, pairs, strict=True)]
+    kept = tuple(max(n, 0) for n in left)
+    # What is cropped beyond the input goes from the padding before it.
+    explicit = tuple(
+        (low + min(n, 0), max(high, 0)) for n, (low, high) in zip(left, pairs, strict=True)
+    )
     reached = []
-    for n, (low, high), span, s in zip(kept, pairs, extent, stride, strict=True):
+    for n, (low, high), span, s in zip(kept, explicit, extent, stride, strict=True):
         outputs = -(-(n + low + high - span) // s) + 1
         if (outputs - 1) * s >= n + low:
             outputs -= 1
         reached.append((low, (outputs - 1) * s + span - n - low))
-    return conv_geometry(kept, window, stride, tuple(reached), dilation), pairs
+    geometry = Geometry(kept, window, stride, tuple(reached), dilation)
+    _check_fits(geometry, spatial, pairs, "x", "window")
+    return geometry, explicit

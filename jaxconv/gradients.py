@@ -4,6 +4,7 @@ One function for each gradient. A convolution's is again a correlation or a full
 `conv` itself computes on rearranged arrays; a pool's is the notes' up(). The error `delta` of the
 notes, the gradient of the loss in the function's output, is called `dy`. Nothing is differentiated
 here, and nothing of the core is transposed: that is what these formulas are to be compared with.
+Here are the doors; the computing, and how each sum becomes that, is in `_closed_forms`.
 """
 
 from collections.abc import Sequence

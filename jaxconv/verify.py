@@ -70,8 +70,9 @@ def check_gradients(
         order: the highest order of derivatives to check, 1 to 5. Order n compiles `2**n - 1`
             mixtures of modes.
         seed: of the random vectors and samples.
-        rtol: relative error up to which numbers are equal, instead of 1e-7 against differences and
-            1e-10 between forms; relative to the entry, or to 1/100 of its argument's largest.
+        rtol: relative error up to which numbers are equal, instead of 1e-7 against differences (10
+            times as much for each higher order) and 1e-10 between forms. Relative to the entry, or
+            to what the differences, or the rounding of fn's own values, can tell apart.
         atol: an absolute error that is allowed on top, 0 if None.
 
     Returns:

@@ -159,6 +159,12 @@ POOL = [
         (2, 3),
         {"ceil_mode": True, "stride": 2, "padding": ((-1, 1), (1, -2)), "dilation": (2, 1)},
     ),
+    PoolCase(
+        "ceil-crops-all",
+        (1, 2, 1),
+        (2,),
+        {"ceil_mode": True, "stride": 3, "padding": ((3, -2),), "dilation": 3},
+    ),
     PoolCase("ceil-alone", (1, 1, 2), (3,), {"ceil_mode": True, "stride": 2}),
     PoolCase("long-window", (1, 2, 40), (19,), {"stride": 2}),
 ]

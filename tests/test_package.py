@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import jaxconv as jc
-from jaxconv import filters, geometry, reference
+from jaxconv import filters, geometry, gradients, reference, verify
 
 ROOT = Path(jc.__file__).parent
 
@@ -58,7 +58,7 @@ def test_typing_marker_is_there():
     assert (ROOT / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("name", ["filters", "geometry", "reference"])
+@pytest.mark.parametrize("name", ["filters", "geometry", "gradients", "reference", "verify"])
 def test_modules_come_with_the_package(name: str):
     assert isinstance(getattr(jc, name), ModuleType)
 
@@ -77,7 +77,8 @@ def public(module: ModuleType) -> dict[str, Any]:
     return found
 
 
-PUBLIC = {**public(jc), **public(filters), **public(geometry)}
+MODULES = (jc, filters, geometry, gradients, verify)
+PUBLIC = {name: value for module in MODULES for name, value in public(module).items()}
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
 CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
@@ -205,6 +206,30 @@ SIGNATURES = {
     "jaxconv.corr2d_multi_in_out": "(X, K)",
     "jaxconv.corr2d_multi_in_out_1x1": "(X, K)",
     "jaxconv.pool2d": "(X, pool_size, mode='max')",
+    "jaxconv.gradients.conv_kernel_grad": (
+        "(x, dy, kernel_shape, *, stride=1, padding=0, dilation=1, groups=1,"
+        " padding_mode='zeros', layout=None, precision=None, preferred_element_type=None,"
+        " algorithm='auto')"
+    ),
+    "jaxconv.gradients.conv_input_grad": (
+        "(dy, kernel, x_shape, *, stride=1, padding=0, dilation=1, groups=1,"
+        " padding_mode='zeros', layout=None, precision=None, preferred_element_type=None,"
+        " algorithm='auto')"
+    ),
+    "jaxconv.gradients.conv_bias_grad": "(dy, *, layout)",
+    "jaxconv.gradients.max_pool_grad": (
+        "(x, dy, window, *, stride=None, padding=0, dilation=1, ceil_mode=False, layout=None)"
+    ),
+    "jaxconv.gradients.avg_pool_grad": (
+        "(dy, x_shape, window, *, stride=None, padding=0, dilation=1, ceil_mode=False,"
+        " count_include_pad=True, divisor_override=None, layout=None)"
+    ),
+    "jaxconv.verify.check_gradients": (
+        "(fn, args, *, closed_form=None, order=2, seed=0, rtol=None, atol=None)"
+    ),
+    "jaxconv.verify.assert_gradients": (
+        "(fn, args, *, closed_form=None, order=2, seed=0, rtol=None, atol=None)"
+    ),
     "jaxconv.filters.mean": "(size)",
     "jaxconv.filters.gaussian": "(size, sigma)",
     "jaxconv.filters.sobel": "(axis=-1)",

@@ -14,7 +14,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "parity.py"
 SEED = 2024
-SLICE = 12
+SLICE = 10
 
 
 def load() -> ModuleType:
@@ -195,23 +195,23 @@ def test_wrong_values_are_reported_with_a_way_back(monkeypatch, capsys, settings
     assert "no fault" in again
 
 
-def faults(name, monkeypatch, wrong, count=8):
-    """Faults of a function that `wrong` makes of the right one."""
+def faults(name, monkeypatch, wrong, count=6, having=""):
+    """Faults of a function that `wrong` makes of the right one, in calls that have these words."""
     right = getattr(parity.jc, name)
     monkeypatch.setattr(parity.jc, name, lambda *args, **kwargs: wrong(right, *args, **kwargs))
-    outcomes = [parity.examine(name, index, SEED) for index in ordinary(count)]
+    texts = {index: parity.configuration(name, index, SEED)[0].text for index in ordinary(80)}
+    chosen = [index for index, text in texts.items() if having in text][:count]
+    outcomes = [parity.examine(name, index, SEED) for index in chosen]
     return [outcome for outcome in outcomes if outcome.fault]
 
 
 def test_padding_on_the_wrong_side_is_found(monkeypatch, torch):
     def wrong(conv, x, kernel, *bias, padding, **options):
-        if isinstance(padding, tuple) and isinstance(padding[0], tuple):
-            padding = tuple((high, low) for low, high in padding)
-        return conv(x, kernel, *bias, padding=padding, **options)
+        mirrored = tuple((high, low) for low, high in padding)
+        return conv(x, kernel, *bias, padding=mirrored, **options)
 
-    found = faults("conv", monkeypatch, wrong, 24)
-    assert found
-    assert all("padding=((" in outcome.text for outcome in found)
+    found = faults("conv", monkeypatch, wrong, 5, having="padding=((")
+    assert len(found) >= 4  # some are the same on both sides
     assert all(outcome.differences[0] > 1e-3 for outcome in found)
 
 
@@ -220,7 +220,7 @@ def test_a_wrong_gradient_alone_is_found(monkeypatch, torch):
         return pool(x, *args, **options) + 0.01 * (x - jax.lax.stop_gradient(x)).sum()
 
     found = faults("adaptive_avg_pool", monkeypatch, wrong)
-    assert len(found) == 8
+    assert len(found) == 6
     assert all(outcome.differences[0] < 1e-14 < 1e-3 < outcome.differences[1] for outcome in found)
 
 
@@ -230,7 +230,7 @@ def test_a_wrong_second_order_alone_is_found(monkeypatch, torch):
 
     found = faults("unfold", monkeypatch, wrong)
     real = [outcome for outcome in found if "complex" not in outcome.text]
-    assert len(real) >= 6
+    assert len(real) >= 4
     assert all(
         max(outcome.differences[:2]) < 1e-14 < 1e-3 < outcome.differences[2] for outcome in real
     )
@@ -241,10 +241,8 @@ def test_a_wrong_index_is_found(monkeypatch, torch):
         result = pool(*args, **options)
         return (result[0], result[1] + 1) if isinstance(result, tuple) else result
 
-    found = faults("max_pool", monkeypatch, wrong)
-    assert found
-    assert all(outcome.differences[0] == np.inf for outcome in found)
-    assert all("return_indices" in outcome.text for outcome in found)
+    found = faults("max_pool", monkeypatch, wrong, 2, having="return_indices")
+    assert [outcome.differences for outcome in found] == [(np.inf, 0, 0)] * 2
 
 
 def test_other_shapes_dtypes_and_errors_are_found(monkeypatch, torch):
@@ -271,7 +269,7 @@ def test_other_shapes_dtypes_and_errors_are_found(monkeypatch, torch):
 
 def test_a_refusal_that_no_docstring_states_fails(monkeypatch, capsys, settings):
     monkeypatch.setattr(parity.jc.convolve, "__doc__", "Convolution.")
-    code, out = run(capsys, "--only", "convolve", "--n", 36)
+    code, out = run(capsys, "--only", "convolve", "--n", 17)
     assert code == 1
     assert "NOT STATED: convolve, four axes: jaxconv; needed: 'an array of 1 to 3 axes'" in out
     assert "Differences beyond 1e-10: 0." in out
@@ -293,14 +291,25 @@ def test_a_crash_is_no_decision(monkeypatch, torch):
     assert outcome.fault == "RuntimeError: from within"
 
 
-def test_too_few_configurations_fail(monkeypatch, capsys):
+def test_refusing_everything_comes_to_an_end_and_fails(monkeypatch, capsys):
     def refuse(*args, **options):
         raise ValueError("no")
 
     monkeypatch.setattr(parity.jc, "convolve", refuse)
     code, out = run(capsys, "--only", "convolve", "--n", 2)
     assert code == 1
-    assert "Too many were refused: 2 configurations were asked for." in out
+    assert "Configurations computed: 0." in out
+    assert "DIFFERENCE: refused by peer None, jaxconv 'no'" in out
+
+
+def test_whole_numbers_of_another_dtype_are_found(monkeypatch, settings):
+    def wide(correlate, x, k, mode):
+        z = correlate(x, k, mode)
+        return z.astype(np.int64) if z.dtype.kind == "i" else z
+
+    found = faults("correlate", monkeypatch, wide, 3, having="int16")
+    assert len(found) == 3
+    assert all(re.match(r"int64 \(.*\), not int16 \(", outcome.fault) for outcome in found)
 
 
 # The program.

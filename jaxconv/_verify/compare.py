@@ -7,6 +7,8 @@ import numpy as np
 
 #: Extrapolated differences are good to about 1e-10 of the largest slope, in float64.
 NUMERIC_RTOL = 1e-7
+#: Each order more loses a digit, as gradients are differenced, which have been rounded before.
+DIGIT = 10.0
 #: Two ways to the same sum differ by rounding.
 ANALYTIC_RTOL = 1e-10
 #: An entry far below the largest of its argument is held to the error of one this much below,
@@ -29,9 +31,11 @@ class Limits:
     rtol: float | None
     atol: float | None
 
-    def relative(self, analytic: bool) -> float:
+    def relative(self, *, analytic: bool, order: int = 1) -> float:
         """The relative error allowed between two analytic values, or to a difference quotient."""
-        return self.rtol if self.rtol is not None else ANALYTIC_RTOL if analytic else NUMERIC_RTOL
+        if self.rtol is not None:
+            return self.rtol
+        return ANALYTIC_RTOL if analytic else NUMERIC_RTOL * DIGIT ** (order - 1)
 
 
 class Outcome(NamedTuple):

@@ -23,7 +23,8 @@ FIRST, RATIO, STEPS = 0.25, 4.0, 12
 DEPTH = 6
 #: Values that are held at a time: STEPS * columns * outputs on each side.
 CHUNK = 400_000
-EPS = float(np.finfo(np.float64).eps)
+#: What rounding leaves in a value, relative to the largest: a few units in the last place.
+ROUNDING = 4 * float(np.finfo(np.float64).eps)
 #: Two slopes that differ by less than this are one slope, roughly found.
 KINK = 1e-5
 #: Estimates that are less sure than this are tried again with steps of another size.
@@ -91,13 +92,13 @@ def slopes(
         floor: the size of what may have cancelled in `f`'s values, whose rounding is left in them.
     """
     centre = f(point)
-    rounding = EPS * max(float(np.abs(centre[np.isfinite(centre)]).max(initial=0)), floor)
+    rounding = ROUNDING * max(float(np.abs(centre[np.isfinite(centre)]).max(initial=0)), floor)
     sizes = [_sizes(point, direction) for direction in directions]
     units = np.array([size for size, _ in sizes])
     found = _slopes(f, point, directions, centre, units, rounding)
     # A function may live on a smaller scale than its argument's: log near 0, a sine of 1e6.
     scale = np.abs(found.right).max(axis=1, initial=0, keepdims=True)
-    unsure = ~(found.error <= UNSURE * scale + EPS * np.abs(centre)) & np.isfinite(centre)
+    unsure = ~(found.error <= UNSURE * scale + ROUNDING * np.abs(centre)) & np.isfinite(centre)
     again = [i for i, (size, other) in enumerate(sizes) if unsure[i].any() and other < size]
     if again:
         some, units = [directions[i] for i in again], np.array([sizes[i][1] for i in again])
@@ -211,6 +212,7 @@ def extrapolate(
     for order in range(1, min(DEPTH, len(quotients) - 1) + 1):
         last = tableau[-1]
         tableau.append(last[1:] + (last[1:] - last[:-1]) / (RATIO ** (power * order) - 1))
+    noise = noise * _quietness(quotients, noise)
     value = np.where(_diverges(quotients, noise), np.nan, quotients[-1])
     error = np.abs(value - quotients[-2]) + noise[-1]
     for k in range(len(quotients) - 1, 0, -1):
@@ -221,10 +223,19 @@ def extrapolate(
                 tableau[order - 1][k - order],
             )
             spread = np.maximum(np.abs(found - fine), np.abs(found - coarse)) + noise[k]
-            better = (spread < error) & (np.abs(found - value) <= 3 * (error + spread))
+            better = (spread < error) & (np.abs(found - value) <= error + spread)
             value = np.where(better, found, value)
             error = np.where(better, spread, error)
     return value, error
+
+
+def _quietness(quotients: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """By how much less than feared the last quotients scatter, at most 1.
+
+    What rounding may do is known from the largest value of all; in small ones it often does less.
+    """
+    scatter = np.abs(quotients[1:] - quotients[:-1]) / np.broadcast_to(noise, quotients.shape)[1:]
+    return np.fmin(1.0, 2 * scatter[-3:].max(axis=0))
 
 
 def _diverges(quotients: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ def _one_order(
     # Compiled together, which costs little more than one of them alone.
     together = sample.function.compiled(lambda *given: [way(*given) for way in ways.values()])
     values = zip(*(together(sample.function.point, u, *v) for u, v in trials), strict=True)
-    rows += [_row(sample, name, got, known) for name, got in zip(ways, values, strict=True)]
+    rows += [_row(sample, n, name, got, known) for name, got in zip(ways, values, strict=True)]
     right = [name for name in ways if {r.check: r.verdict for r in rows}[name] == "ok"]
     return rows, sample.function.compiled(ways[right[0]]) if right else None
 
@@ -122,9 +122,9 @@ def _differences(sample: Sample, lower: Callable[..., Any], u: Any, v: list[Any]
     return found.right[0], found.error[0], found.kink[0], sizes
 
 
-def _row(sample: Sample, name: str, got: Iterable[np.ndarray], known: list[Any]) -> Row:
+def _row(sample: Sample, n: int, name: str, got: Iterable[np.ndarray], known: list[Any]) -> Row:
     function, outcomes, left_out = sample.function, [], 0
-    rtol = sample.limits.relative(analytic=False)
+    rtol = sample.limits.relative(analytic=False, order=n)
     for value, (expected, unsure, kink, lower) in zip(got, known, strict=True):
         left_out = max(left_out, int(kink.sum()))
         kept = np.flatnonzero(~kink)
