@@ -1,4 +1,4 @@
-"""The script of deliberate slips: its table is kept up to date, and it can tell a slip from none."""
+"""The script of deliberate slips: its table is kept up to date, and it tells slips from none."""
 
 import importlib.util
 import sys

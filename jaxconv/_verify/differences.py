@@ -168,9 +168,12 @@ def _estimate(
         # Of the values, and of the steps where the argument is too large to be moved by so little.
         noise = (rounding + slipped * np.abs(quotients)) / h
         beside = 2 * (noise * h)[1:] / gaps
-        central, error = extrapolate(quotients, noise, 2)
-        up, up_error = extrapolate((right[:-1] - right[1:]) / gaps, beside, 1)
-        down, down_error = extrapolate((left[1:] - left[:-1]) / gaps, beside, 1)
+        # What rounding may do is known from the largest of the values. In smaller ones it often
+        # does less, but never less than to themselves.
+        least = np.abs(centre) * ROUNDING / rounding
+        central, error = extrapolate(quotients, noise, 2, least)
+        up, up_error = extrapolate((right[:-1] - right[1:]) / gaps, beside, 1, least)
+        down, down_error = extrapolate((left[1:] - left[:-1]) / gaps, beside, 1, least)
         apart = np.abs(up - down)
         sure = 10 * (up_error + down_error) + KINK * np.maximum(np.abs(up), np.abs(down))
         jump = _jump(centre, right, rounding) | _jump(centre, left, rounding)
@@ -191,7 +194,7 @@ def _jump(centre: np.ndarray, side: np.ndarray, rounding: float) -> np.ndarray:
 
 
 def extrapolate(
-    quotients: np.ndarray, noise: np.ndarray, power: int
+    quotients: np.ndarray, noise: np.ndarray, power: int, least: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The limit of difference quotients for steps that shrink by RATIO, and its error.
 
@@ -201,8 +204,9 @@ def extrapolate(
 
     Args:
         quotients: `(steps, ...)`, with an error in powers of `h^power`.
-        noise: what rounding does to them, `(steps, ...)` or broadcast against it.
+        noise: what rounding may do to them at most, `(steps, ...)` or broadcast against it.
         power: 2 for central differences, 1 for one-sided ones.
+        least: the part of it that rounding does at least.
 
     Returns:
         Value and error, each `quotients.shape[1:]`; NaN where the smallest steps give NaN, or grow
@@ -212,7 +216,7 @@ def extrapolate(
     for order in range(1, min(DEPTH, len(quotients) - 1) + 1):
         last = tableau[-1]
         tableau.append(last[1:] + (last[1:] - last[:-1]) / (RATIO ** (power * order) - 1))
-    noise = noise * _quietness(quotients, noise)
+    noise = noise * np.fmax(np.fmin(2 * _scatter(quotients, noise), 1.0), least)
     value = np.where(_diverges(quotients, noise), np.nan, quotients[-1])
     error = np.abs(value - quotients[-2]) + noise[-1]
     for k in range(len(quotients) - 1, 0, -1):
@@ -229,13 +233,10 @@ def extrapolate(
     return value, error
 
 
-def _quietness(quotients: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """By how much less than feared the last quotients scatter, at most 1.
-
-    What rounding may do is known from the largest value of all; in small ones it often does less.
-    """
-    scatter = np.abs(quotients[1:] - quotients[:-1]) / np.broadcast_to(noise, quotients.shape)[1:]
-    return np.fmin(1.0, 2 * scatter[-3:].max(axis=0))
+def _scatter(quotients: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """By how much the last quotients differ, as a part of the noise they may have."""
+    apart = np.abs(quotients[1:] - quotients[:-1]) / np.broadcast_to(noise, quotients.shape)[1:]
+    return apart[-3:].max(axis=0)
 
 
 def _diverges(quotients: np.ndarray, noise: np.ndarray) -> np.ndarray:
