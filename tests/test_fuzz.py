@@ -203,11 +203,25 @@ def test_sums_of_integers_are_compared_exactly():
 
 
 def test_what_is_not_finite_is_compared_too():
+    def unlike(*got, tolerance=0.0):
+        return fuzz.unlike(np.array(got), want, tolerance, single=False).tolist()
+
     nan, inf = np.nan, np.inf
     want = np.array([1.0, nan, inf, -inf])
-    assert not fuzz.unlike(want, want, 0.0).any()
-    assert fuzz.unlike(np.array([1.0, 0.0, nan, inf]), want, 1.0).tolist() == [False, *[True] * 3]
-    assert fuzz.unlike(np.array([nan, nan, inf, -inf]), want, 1.0).tolist() == [True, *[False] * 3]
+    assert unlike(1.0, nan, inf, -inf) == [False] * 4
+    assert unlike(1.0, 0.0, nan, inf, tolerance=1.0) == [False, True, True, True]
+    assert unlike(nan, nan, inf, -inf, tolerance=1.0) == [True, False, False, False]
+
+
+def test_half_precision_is_rounded_once():
+    """A sum of 256 and 1, 1, 1 is 259: kept in bfloat16 it would stay 256, and 260 is nearest."""
+    want = np.array([259.0, 1.0]).astype(jnp.bfloat16)
+    assert want.tolist() == [260.0, 1.0]
+    assert fuzz.difference(jnp.asarray(want), want) is None
+    assert fuzz.difference(jnp.array([256.0, 1.0], jnp.bfloat16), want).startswith("wrong value: 1")
+    off = jnp.array([260.0, 1.1], jnp.bfloat16)
+    assert fuzz.difference(off, want).startswith("wrong value: 1 of 2 entries, at (1,)")
+    assert fuzz.difference(off, want, rounding=1) is None
 
 
 def test_only_python_ints_are_ints():

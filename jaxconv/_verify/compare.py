@@ -11,11 +11,11 @@ NUMERIC_RTOL = 1e-7
 DIGIT = 10.0
 #: Two ways to the same sum differ by rounding.
 ANALYTIC_RTOL = 1e-10
-#: An entry far below the largest of its argument is held to the error of one this much below,
-#: unless it is known better.
+#: An entry far below the largest of its argument is held to the error of one this much below.
 SMALLEST = 1e-2
-#: What a difference quotient's own estimate of its error has to be multiplied with to be safe.
-SAFETY = 10.0
+#: A difference quotient's own estimate of its error, times SAFETY, is allowed for up to this part
+#: of the largest: what it cannot tell apart is not wrong, but a noisy fn is no excuse.
+SAFETY, TRUSTED = 10.0, 1e-6
 #: A gradient that cancels to nothing is held to the rounding of what fn itself returns.
 CANCELLED = 1e-4
 
@@ -118,18 +118,21 @@ def compare(
             sets a scale for all.
         unsure: the errors of low and high, if they are known.
         rtol, atol: numbers within `atol + rtol * size` are equal, size being that of the expected
-            entry; or `floor`, or what its error asks for up to SMALLEST of the scale, if larger.
+            entry, at least `floor`, and at least SMALLEST of the scale or, where `unsure` is given,
+            what that allows for.
         floor: the size of what may have cancelled.
     """
     with np.errstate(all="ignore"):
         expected = np.where(np.isfinite(got), np.clip(got, low, high), (low + high) / 2)
         bound = np.where(np.isfinite(expected), np.abs(expected), 0)
-        least = SMALLEST * bound.max(axis=-1, initial=0, keepdims=True)
-        if unsure is not None and rtol:
-            least = np.fmin(least, SAFETY * unsure / rtol)
+        scale = bound.max(axis=-1, initial=0, keepdims=True)
+        least, allowed = SMALLEST * scale, atol or 0.0
+        if unsure is not None:
+            credit = np.fmin(SAFETY * unsure, TRUSTED * np.maximum(scale, floor / CANCELLED))
+            least, allowed = credit / (rtol or np.inf), allowed + credit * (not rtol)
         size = np.maximum(np.maximum(bound, least), floor)
         gap = np.where(got == expected, 0.0, np.abs(got - expected))
-        wrong = ~(gap <= (atol or 0.0) + rtol * size)
+        wrong = ~(gap <= allowed + rtol * size)
         error = np.where(gap == 0, 0.0, gap / size)
     error = np.where(np.isnan(error), np.inf, error)
     return Compared(

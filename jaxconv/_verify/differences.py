@@ -147,7 +147,9 @@ def _slopes(
     full = [np.zeros(right.shape[1:], part.dtype) for part in parts]
     for whole, part in zip(full, parts, strict=True):
         whole[:, seen] = part
-    return Slopes(*full)
+    found = Slopes(*full)
+    np.fmax(found.error, rounding / steps[0][:, None], out=found.error)
+    return found
 
 
 def _moved(point: np.ndarray, direction: Direction, step: float) -> np.ndarray:
