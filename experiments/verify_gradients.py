@@ -188,10 +188,11 @@ TRANSPOSE = {
 def transpose_closed_form(options: dict[str, Any]) -> Callable[..., Any] | None:
     """The adjoint's gradients: dY is `conv` itself, and dW that of `conv`, the images exchanged.
 
-    Only where the padding is given in numbers, which mean the same to both.
+    Only where the padding is given in numbers, which mean the same to both; and where no output
+    padding goes beyond the stride, as dilation allows, which `conv` would read one window more of.
     """
     forward = {name: value for name, value in options.items() if name != "output_padding"}
-    if isinstance(options.get("padding", 0), str) or max(np.ravel(options.get("dilation", 1))) > 1:
+    if isinstance(options.get("padding", 0), str) or {"dilation", "output_padding"} <= set(options):
         return None
 
     def closed_form(y: Any, kernel: Any, *rest: Any) -> tuple[Any, ...]:
@@ -543,7 +544,7 @@ def print_table(console: Console, rows: list[Row], order: int) -> None:
     table = Table(box=edge, pad_edge=False)
     for name in ("function", "option"):
         table.add_column(name, no_wrap=True)
-    last = "2nd order" if order == 2 else f"orders 2-{order}"
+    last = f"orders 2-{order}" if order > 2 else "2nd order"
     for name in (*COLUMNS[:-1], last, "kinks"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")

@@ -148,7 +148,7 @@ def _slopes(
     for whole, part in zip(full, parts, strict=True):
         whole[:, seen] = part
     found = Slopes(*full)
-    np.fmax(found.error, rounding / steps[0][:, None], out=found.error)
+    np.maximum(found.error, rounding / steps[0][:, None], out=found.error)
     return found
 
 
