@@ -53,7 +53,8 @@ def numerics(precision: Any, preferred: Any, algorithm: Any) -> Numerics:
 def shape(name: str, value: Any) -> tuple[Any, ...]:
     """A shape as a tuple of ints, 0 or more; sizes may be symbolic (`jax.export`)."""
     needed = "a shape, a sequence of ints"
-    if getattr(value, "ndim", 1) > 1:  # the array whose shape is wanted, given in its place
+    axes = getattr(value, "ndim", 1)
+    if isinstance(axes, int) and axes > 1:  # the array whose shape is wanted, given in its place
         raise TypeError(f"{name} must be {needed}; got {_check.describe(value)}")
     items = _check.sequence(name, value, needed)
     return tuple(
