@@ -8,6 +8,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Thousands of compiled programs would otherwise pile up in each worker, gigabytes of them."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def quick_compile():
     """Compile without XLA's costly passes: for tests whose time is the compiling of small programs.
