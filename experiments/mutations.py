@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from mutation_slips import SLIPS, Slip
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -96,7 +97,8 @@ def table(outcomes: list[Outcome]) -> Table:
         found.add_column(column, overflow="fold")
     for slip, caught, said in outcomes:
         name = slip.test.removeprefix("tests/")
-        found.add_row(slip.what, slip.file, name if caught else f"NOT by {name}: {said}")
+        seen = name if caught else f"NOT by {name}: {said}"
+        found.add_row(escape(slip.what), slip.file, escape(seen))
     return found
 
 
