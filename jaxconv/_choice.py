@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ._algorithms import REGISTER, Algorithm
+from ._algorithms._frame import blocks
 from ._form import PROJECTIONS, Problem
 from ._geometry import Partition
 
@@ -44,7 +45,16 @@ def _is_anything(problem: Problem) -> bool:
     return True
 
 
+def _is_slim(problem: Problem) -> bool:
+    """A grouped convolution on one CPU, with so few channels to a group that matmuls are idle."""
+    if not _is_convolution(problem) or problem.platform != "cpu" or problem.devices > 1:
+        return False
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    return groups > 1 and max(inputs, outputs) <= 8
+
+
 TABLE: tuple[Row, ...] = (
+    Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is registered for it"),
     Row("adaptive", _is_adaptive, "windows of unequal sizes, which window reductions do not have"),
     Row("columns", _is_columns, "slices move each element once for each tap of an axis"),
