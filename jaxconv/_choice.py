@@ -45,9 +45,13 @@ def _is_anything(problem: Problem) -> bool:
     return True
 
 
+def _on_one_cpu(problem: Problem) -> bool:
+    return problem.platform == "cpu" and problem.devices == 1
+
+
 def _is_slim(problem: Problem) -> bool:
     """A grouped convolution on one CPU, with so few channels to a group that matmuls are idle."""
-    if not _is_convolution(problem) or problem.platform != "cpu" or problem.devices > 1:
+    if not _is_convolution(problem) or not _on_one_cpu(problem):
         return False
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     return groups > 1 and max(inputs, outputs) <= 8
@@ -58,6 +62,7 @@ TABLE: tuple[Row, ...] = (
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is registered for it"),
     Row("adaptive", _is_adaptive, "windows of unequal sizes, which window reductions do not have"),
     Row("columns", _is_columns, "slices move each element once for each tap of an axis"),
+    Row("slices", _on_one_cpu, "windows as shifted slices: vectors, and log2(k) steps along an axis"),
     Row("reduce_window", _is_anything, "XLA's own window reduction; nothing faster is registered"),
 )
 

@@ -62,6 +62,18 @@ def total(terms: Sequence[Array]) -> Array:
     return result
 
 
+def apart(function: Callable[..., Array], *operands: Array) -> Array:
+    """`function(*operands)`, not fused with what reads the result.
+
+    XLA:CPU fuses cheap arithmetic into each of its readers, and so computes it again for each tap
+    that reads it; an optimization barrier is gone before it does. A branch that it cannot decide
+    while compiling stays a computation of its own.
+    """
+    result = jax.eval_shape(function, *operands)
+    always = lax.optimization_barrier(jnp.asarray(True))
+    return lax.cond(always, function, lambda *_: jnp.zeros(result.shape, result.dtype), *operands)
+
+
 def sum_dtype(problem: Problem) -> np.dtype:
     """What products are summed in: wide enough for all three arrays, float32 for half precision."""
     dtypes = (accumulator(problem.form.dtype(array)) for array in PROJECTIONS[problem.projection])
