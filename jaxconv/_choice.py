@@ -57,7 +57,13 @@ def _is_slim(problem: Problem) -> bool:
     return groups > 1 and max(inputs, outputs) <= 8
 
 
+def _is_patchwork(problem: Problem) -> bool:
+    """Windows that do not overlap, on one CPU."""
+    return _is_convolution(problem) and _on_one_cpu(problem)
+
+
 TABLE: tuple[Row, ...] = (
+    Row("matmul", _is_patchwork, "windows that do not overlap: one matrix product"),
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is registered for it"),
     Row("adaptive", _is_adaptive, "windows of unequal sizes, which window reductions do not have"),

@@ -1,0 +1,170 @@
+"""`matmul`: windows that do not overlap, so that each projection is one matrix product.
+
+Along each axis a window is a single tap, or as long as the stride, or there is one window alone.
+Then every element of x is read by one window at most, the patches are x itself in another order,
+and with P of shape (windows, c_i * taps):
+
+    output       y = P w
+    input_grad   P = y w'        put back where the patches were
+    kernel_grad  w = P' y
+
+1x1 convolutions are the case without any reordering (notes, section 4), patch embeddings and
+transposed convolutions with stride = window the others. XLA:CPU's matrix product is its fastest
+code by far, its convolution runs at a half to a tenth of that on these.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from .._form import Problem
+from .._geometry import Geometry
+from ._algorithm import Algorithm
+from ._frame import Frame, cut, framed, result_dtype, sum_dtype
+
+
+def refuses(problem: Problem) -> str | None:
+    """Windows that overlap, and groups."""
+    geometry = problem.form.geometry
+    if geometry.groups > 1:
+        return "it has no groups"
+    for axis in range(geometry.rank):
+        k, s, d = geometry.window[axis], geometry.stride[axis], geometry.dilation[axis]
+        if not (k == 1 or geometry.output[axis] == 1 or (k == s and d == 1)):
+            return f"windows of {k} elements, {s} apart with dilation {d}, may overlap"
+    return None
+
+
+def output(problem: Problem, x: Array, w: Array) -> Array:
+    """y = P w, P the patches of x."""
+    form = problem.form
+    dtype, result = sum_dtype(problem), result_dtype(problem)
+    patches, matrix = _patches(form.geometry, form.layout.channels_last, x.astype(dtype)), w.astype(dtype)
+    c_o, _, _ = form.layout.split_kernel(w.shape)
+    outputs = form.geometry.output
+    precision = form.precision
+    if form.layout.channels_last:
+        y = jnp.matmul(patches, matrix.reshape(-1, c_o), precision=precision)
+        return y.reshape(x.shape[0], *outputs, c_o).astype(result)
+    matrix = matrix.reshape(c_o, -1)
+    if _by_image(patches.shape[1:], c_o):
+        matrix = jnp.broadcast_to(matrix, (x.shape[0], *matrix.shape))
+        y = jnp.matmul(matrix, patches, precision=precision)
+    else:
+        y = jnp.einsum("oc,ncs->nos", matrix, patches, precision=precision)
+    return y.reshape(x.shape[0], c_o, *outputs).astype(result)
+
+
+def input_grad(problem: Problem, y: Array, w: Array) -> Array:
+    """P = y w', each patch put where it was; the rest is zero."""
+    form, geometry = problem.form, problem.form.geometry
+    dtype, result = sum_dtype(problem), result_dtype(problem)
+    y, matrix = y.astype(dtype), w.astype(dtype)
+    c_o, c_i, _ = form.layout.split_kernel(w.shape)
+    n, precision = y.shape[0], form.precision
+    if form.layout.channels_last:
+        rows = y.reshape(-1, c_o)
+        patches = jnp.matmul(rows, matrix.reshape(-1, c_o).T, precision=precision)
+    else:
+        columns, matrix = y.reshape(n, c_o, -1), matrix.reshape(c_o, -1).T
+        if _by_image((c_o, columns.shape[2]), matrix.shape[0]):
+            matrix = jnp.broadcast_to(matrix, (n, *matrix.shape))
+            patches = jnp.matmul(matrix, columns, precision=precision)
+        else:
+            patches = jnp.einsum("co,nos->ncs", matrix, columns, precision=precision)
+    return _unpatched(geometry, form.layout.channels_last, patches, n, c_i).astype(result)
+
+
+def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
+    """w = P' y, P the patches of x."""
+    form = problem.form
+    dtype, result = sum_dtype(problem), result_dtype(problem)
+    patches = _patches(form.geometry, form.layout.channels_last, x.astype(dtype))
+    y, precision = y.astype(dtype), form.precision
+    c_i, c_o = form.layout.channels(x.shape), form.layout.channels(y.shape)
+    if form.layout.channels_last:
+        y = y.reshape(-1, c_o)
+        if patches.shape[1] > c_o and not c_o % 8:
+            # The smaller factor is the one to be transposed. XLA would exchange them again if it
+            # saw that the result is transposed after all: hence a third axis.
+            w = jnp.matmul(y.T, patches, precision=precision)
+            w = w.reshape(c_o // 8, 8, -1).transpose(2, 0, 1)
+        else:
+            w = jnp.matmul(patches.T, y, precision=precision)
+        return w.reshape(*form.geometry.window, c_i, c_o).astype(result)
+    y = y.reshape(y.shape[0], c_o, -1)
+    if _by_image(patches.shape[1:], c_o):
+        w = jnp.einsum("nos,ncs->noc", y, patches, precision=precision).sum(0, dtype=dtype)
+    else:
+        w = jnp.einsum("nos,ncs->oc", y, patches, precision=precision)
+    return w.reshape(c_o, c_i, *form.geometry.window).astype(result)
+
+
+ALGORITHM = Algorithm(
+    "matmul", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}, refuses
+)
+
+
+def _by_image(columns: Sequence[int], c_o: int) -> bool:
+    """Channels first: one product for each image leaves everything where it belongs; one for all
+    of them is better where the matrix is the larger factor, though its result is transposed."""
+    return columns[1] > max(columns[0], c_o)
+
+
+def _patches(geometry: Geometry, channels_last: bool, x: Array) -> Array:
+    """All windows: `(n * windows, taps * c)` channels last, `(n, c * taps, windows)` first."""
+    rank, first = geometry.rank, 1 if channels_last else 2
+    frames = [
+        Frame(first + axis, -low, (m - 1) * s + e)
+        for axis, ((low, _), m, s, e) in enumerate(
+            zip(geometry.padding, geometry.output, geometry.stride, geometry.extent, strict=True)
+        )
+    ]
+    x = framed(x, frames)
+    cuts, shape = [], list(x.shape[:first])
+    for axis, (k, s, d, m) in enumerate(
+        zip(geometry.window, geometry.stride, geometry.dilation, geometry.output, strict=True)
+    ):
+        if k == 1:
+            cuts.append((first + axis, 0, m, s))
+        elif m == 1:
+            cuts.append((first + axis, 0, k, d))
+        shape += [m, k]
+    x = cut(x, cuts).reshape(*shape, *x.shape[first + rank :])
+    windows = list(range(first, first + 2 * rank, 2))
+    taps = [at + 1 for at in windows]
+    count = math.prod(geometry.output)
+    if channels_last:
+        return x.transpose(0, *windows, *taps, x.ndim - 1).reshape(x.shape[0] * count, -1)
+    return x.transpose(0, 1, *taps, *windows).reshape(x.shape[0], -1, count)
+
+
+def _unpatched(geometry: Geometry, channels_last: bool, patches: Array, n: int, c: int) -> Array:
+    """The image whose patches these are, zero where no window is."""
+    rank, first = geometry.rank, 1 if channels_last else 2
+    windows, taps = geometry.output, geometry.window
+    pairs = [axis for at in range(rank) for axis in (at, at + rank)]
+    if channels_last:
+        x = patches.reshape(n, *windows, *taps, c)
+        x = x.transpose(0, *(1 + at for at in pairs), x.ndim - 1)
+    else:
+        x = patches.reshape(n, c, *taps, *windows)
+        x = x.transpose(0, 1, *(2 + (at + rank) % (2 * rank) for at in pairs))
+    pads = [(0, 0, 0)] * (rank + 2)
+    merged = list(x.shape[:first])
+    for axis, (k, s, d, m) in enumerate(
+        zip(taps, geometry.stride, geometry.dilation, windows, strict=True)
+    ):
+        merged.append(k * m)
+        pads[first + axis] = (0, 0, (s if k == 1 else d if m == 1 else 1) - 1)
+    x = x.reshape(*merged, *x.shape[first + 2 * rank :])
+    if any(between for _, _, between in pads):
+        x = lax.pad(x, np.zeros((), x.dtype), pads)
+    frames = [
+        Frame(first + axis, low, size)
+        for axis, ((low, _), size) in enumerate(zip(geometry.padding, geometry.spatial, strict=True))
+    ]
+    return framed(x, frames)
