@@ -6,6 +6,7 @@ algorithm where it is at least as exact as `direct` within the documented bound,
 measured by `experiments/`; the last rows hold for everything, on every platform.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -49,27 +50,45 @@ def _on_one_cpu(problem: Problem) -> bool:
     return problem.platform == "cpu" and problem.devices == 1
 
 
-def _is_slim(problem: Problem) -> bool:
-    """A grouped convolution on one CPU, with so few channels to a group that matmuls are idle."""
-    if not _is_convolution(problem) or not _on_one_cpu(problem):
-        return False
-    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    return groups > 1 and max(inputs, outputs) <= 8
-
-
-def _is_patchwork(problem: Problem) -> bool:
-    """Windows that do not overlap, on one CPU."""
+def _on_cpu_convolution(problem: Problem) -> bool:
     return _is_convolution(problem) and _on_one_cpu(problem)
 
 
+def _is_slim(problem: Problem) -> bool:
+    """So few channels, to a group or in all, that a matrix product has nothing to share."""
+    if not _on_cpu_convolution(problem):
+        return False
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    if problem.projection == "kernel_grad" and groups == 1:
+        return inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
+    results = inputs if problem.projection == "input_grad" else outputs
+    return inputs * outputs <= 64 and (groups > 1 or results <= 16)
+
+
+def _is_strided_gradient(problem: Problem) -> bool:
+    """A strided gradient in one of the forms where XLA:CPU multiplies mostly zeros."""
+    if not _on_cpu_convolution(problem):
+        return False
+    geometry = problem.form.geometry
+    if problem.projection == "kernel_grad":
+        return geometry.rank == 3
+    if problem.projection == "output":
+        return False
+    _, inputs, _ = blocks(problem.form, problem.shapes, "input_grad")
+    odd = any(k % s for k, s in zip(geometry.window, geometry.stride, strict=True))
+    return geometry.rank != 2 or inputs <= 32 or (odd and math.prod(geometry.output) >= 784)
+
+
 TABLE: tuple[Row, ...] = (
-    Row("matmul", _is_patchwork, "windows that do not overlap: one matrix product"),
+    Row("matmul", _on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
-    Row("direct", _is_convolution, "XLA's own convolution; nothing faster is registered for it"),
+    Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
+    Row("phases", _is_strided_gradient, "a strided gradient as one of stride 1 on residues"),
+    Row("direct", _is_convolution, "XLA's own convolution; nothing faster is known for it"),
     Row("adaptive", _is_adaptive, "windows of unequal sizes, which window reductions do not have"),
     Row("columns", _is_columns, "slices move each element once for each tap of an axis"),
-    Row("slices", _on_one_cpu, "windows as shifted slices: vectors, and log2(k) steps along an axis"),
-    Row("reduce_window", _is_anything, "XLA's own window reduction; nothing faster is registered"),
+    Row("slices", _on_one_cpu, "windows as shifted slices: vectors, and log2(k) steps on an axis"),
+    Row("reduce_window", _is_anything, "XLA's own window reduction; nothing faster is known for it"),
 )
 
 

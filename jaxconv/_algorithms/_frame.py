@@ -17,6 +17,7 @@ from jax import Array, lax
 
 from .._arrays import accumulator
 from .._form import PROJECTIONS, Form, Problem
+from .._geometry import Geometry
 from .._layout import Layout
 
 
@@ -62,6 +63,20 @@ def total(terms: Sequence[Array]) -> Array:
     return result
 
 
+def solve(problem: Problem, projection: str, geometry: Geometry, a: Array, b: Array) -> Array:
+    """A projection of another form, one that a problem was reduced to, by the table's choice.
+
+    The algorithm that was asked for is not asked for again.
+    """
+    from .._choice import choose  # the table, which needs the algorithms to be there
+
+    form = dataclasses.replace(problem.form, geometry=geometry, algorithm="auto")
+    part = Problem(projection, form, (a.shape, b.shape), problem.platform, problem.devices)
+    if 0 in (*a.shape, *b.shape):
+        return jnp.zeros(form.result_shape(projection, a.shape, b.shape), result_dtype(problem))
+    return choose(part)[0].maps[projection](part, a, b)
+
+
 def apart(function: Callable[..., Array], *operands: Array) -> Array:
     """`function(*operands)`, not fused with what reads the result.
 
@@ -102,7 +117,10 @@ def kernel_first(layout: Layout, kernel: Array) -> Array:
 def channels_first(
     problem: Problem, compute: Callable[[Problem, Array, Array], Array], a: Array, b: Array
 ) -> Array:
-    """`compute` on the channels-first form of a problem, the result in the problem's layout."""
+    """`compute` on the channels-first form of a problem, the result in the problem's layout.
+
+    XLA would have its loops run over the result as it is to lie in the end, along channels.
+    """
     layout = problem.form.layout
     if not layout.channels_last:
         return compute(problem, a, b)
@@ -111,7 +129,8 @@ def channels_first(
     operands = [to_first[name](layout, value) for name, value in zip(names, (a, b), strict=False)]
     form = dataclasses.replace(problem.form, layout=Layout(layout.rank, False))
     shapes = tuple(operand.shape for operand in operands)
-    result = compute(dataclasses.replace(problem, form=form, shapes=shapes), *operands)
+    moved = dataclasses.replace(problem, form=form, shapes=shapes)
+    result = apart(functools.partial(compute, moved), *operands)
     if names[2] == "w":
         return jnp.moveaxis(result, (0, 1), (-1, -2))
     return jnp.moveaxis(result, 1, -1)

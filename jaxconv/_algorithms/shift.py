@@ -28,7 +28,7 @@ from ._algorithm import Algorithm
 from ._frame import Frame, blocks, channels_first, cut, framed, result_dtype, sum_dtype, total
 
 #: Most products that one expression adds up: compile time grows with them.
-MOST_TERMS = 128
+MOST_TERMS = 256
 #: Rows written out in one step of the kernel gradient's loop: fewer, and XLA computes the slices
 #: that they are cut from again and again, inside of the sum.
 FEWEST_ROWS, MOST_ROWS = 17, 56

@@ -1,0 +1,211 @@
+"""`phases`: a strided problem as one of stride 1, on the residues of x modulo the stride.
+
+Position `Q*s + r - low` of x meets tap `j*s + r` of w alone, so with residues as channels, x' of
+`c_i * s` channels and w' of `ceil(k/s)` taps (zeros where there is no tap),
+
+    conv(x, w, stride=s)    =  conv(x', w')                     space to depth
+    input_grad(y, w)        =  depth to space of input_grad(y, w')
+    kernel_grad(x, y)       =  the same of kernel_grad(x', y)
+
+Where channels are many the zeros would cost more than they save: there the input gradient is taken
+residue by residue, each with the taps that it has. XLA:CPU's convolution with a dilated input, the
+usual form of that gradient, multiplies mostly zeros, in 3-D one element after the other.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .._form import Problem, Shape
+from .._geometry import Geometry
+from ._algorithm import Algorithm
+from ._frame import Frame, framed, solve
+
+#: Most input channels for which residues become channels of an input gradient in spite of taps that
+#: are zero.
+FEW_CHANNELS = 32
+
+
+def output(problem: Problem, x: Array, w: Array) -> Array:
+    """conv(x, w, stride=s) = conv(x', w')."""
+    x, w = _image_to_depth(problem, x), _kernel_to_depth(problem, w)
+    return solve(problem, "output", _deep(problem.form.geometry), x, w)
+
+
+def input_grad(problem: Problem, y: Array, w: Array) -> Array:
+    """x' = input_grad(y, w'), and depth to space."""
+    geometry, layout = problem.form.geometry, problem.form.layout
+    even = all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True))
+    if not even and layout.split_kernel(w.shape)[1] > FEW_CHANNELS:
+        return _by_residues(problem, y, w)
+    x = solve(problem, "input_grad", _deep(geometry), y, _kernel_to_depth(problem, w))
+    return _image_to_space(problem, x)
+
+
+def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
+    """w' = kernel_grad(x', y), and depth to space."""
+    x = _image_to_depth(problem, x)
+    return _kernel_to_space(
+        problem, solve(problem, "kernel_grad", _deep(problem.form.geometry), x, y)
+    )
+
+
+def refuses(problem: Problem) -> str | None:
+    """It is written for strides, without groups, and without dilation on a strided axis."""
+    geometry = problem.form.geometry
+    if geometry.groups > 1:
+        return "it has no groups"
+    if geometry.stride == (1,) * geometry.rank:
+        return "no axis has a stride"
+    if any(s > 1 and d > 1 for s, d in zip(geometry.stride, geometry.dilation, strict=True)):
+        return "an axis has both stride and dilation"
+    return None
+
+
+ALGORITHM = Algorithm(
+    "phases", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}, refuses
+)
+
+
+def _taps(geometry: Geometry) -> tuple[int, ...]:
+    """Taps of w' on each axis: ceil(k / s)."""
+    return tuple(-(-k // s) for k, s in zip(geometry.window, geometry.stride, strict=True))
+
+
+def _deep(geometry: Geometry) -> Geometry:
+    """The geometry of x' and w'."""
+    taps = _taps(geometry)
+    reach = ((k - 1) * d for k, d in zip(taps, geometry.dilation, strict=True))
+    spatial = tuple(m + r for m, r in zip(geometry.output, reach, strict=True))
+    ones, none = (1,) * geometry.rank, ((0, 0),) * geometry.rank
+    return Geometry(spatial, taps, ones, none, geometry.dilation)
+
+
+def _image_frames(geometry: Geometry, first: int) -> list[Frame]:
+    """The part of x that is in x'."""
+    sizes = zip(geometry.padding, _deep(geometry).spatial, geometry.stride, strict=True)
+    return [Frame(first + axis, -low, n * s) for axis, ((low, _), n, s) in enumerate(sizes)]
+
+
+def _image_to_depth(problem: Problem, x: Array) -> Array:
+    first = problem.form.layout.first_spatial(x.ndim)
+    x = framed(x, _image_frames(problem.form.geometry, first))
+    return _to_depth(problem, x, first)
+
+
+def _image_to_space(problem: Problem, x: Array) -> Array:
+    geometry = problem.form.geometry
+    first = problem.form.layout.first_spatial(x.ndim)
+    x = _to_space(problem, x, first, tuple(_deep(geometry).spatial))
+    wanted = zip(geometry.padding, geometry.spatial, strict=True)
+    return framed(x, [Frame(first + axis, low, n) for axis, ((low, _), n) in enumerate(wanted)])
+
+
+def _kernel_to_depth(problem: Problem, w: Array) -> Array:
+    geometry, first = problem.form.geometry, _first_tap(problem)
+    sizes = zip(_taps(geometry), geometry.stride, strict=True)
+    frames = [Frame(first + axis, 0, k * s) for axis, (k, s) in enumerate(sizes)]
+    return _to_depth(problem, framed(w, frames), first)
+
+
+def _kernel_to_space(problem: Problem, w: Array) -> Array:
+    geometry, first = problem.form.geometry, _first_tap(problem)
+    w = _to_space(problem, w, first, _taps(geometry))
+    return framed(w, [Frame(first + axis, 0, k) for axis, k in enumerate(geometry.window)])
+
+
+def _first_tap(problem: Problem) -> int:
+    """The first axis of a kernel's window."""
+    return 0 if problem.form.layout.channels_last else 2
+
+
+def _order(problem: Problem, first: int, axes: int) -> list[int]:
+    """How the axes of split space, blocks and residues by turns, are ordered as depth: residues
+    before the input channels where these come last, behind them where they come first."""
+    rank = problem.form.geometry.rank
+    lead, rest = range(first), range(first + 2 * rank, axes)
+    blocks = range(first, first + 2 * rank, 2)
+    residues = [at + 1 for at in blocks]
+    if problem.form.layout.channels_last:
+        return [*lead, *blocks, *residues, *rest]
+    return [*lead, *residues, *blocks, *rest]
+
+
+def _to_depth(problem: Problem, array: Array, first: int) -> Array:
+    """Axes of `blocks * s` elements become axes of blocks, and s times as many channels."""
+    stride = problem.form.geometry.stride
+    rank, volume = len(stride), math.prod(stride)
+    spatial = array.shape[first : first + rank]
+    split = [size for n, s in zip(spatial, stride, strict=True) for size in (n // s, s)]
+    array = array.reshape(*array.shape[:first], *split, *array.shape[first + rank :])
+    array = array.transpose(_order(problem, first, array.ndim))
+    blocks = tuple(n // s for n, s in zip(spatial, stride, strict=True))
+    return array.reshape(_deep_shape(problem, array.shape, first, blocks, volume))
+
+
+def _deep_shape(
+    problem: Problem, ordered: Shape, first: int, blocks: Sequence[int], volume: int
+) -> Shape:
+    """The shape with residues merged into the input channels, from that of the ordered axes."""
+    rank = len(blocks)
+    if problem.form.layout.channels_last:
+        channels, *rest = ordered[first + 2 * rank :]
+        return (*ordered[:first], *blocks, volume * channels, *rest)
+    *lead, channels = ordered[:first]
+    return (*lead, channels * volume, *blocks, *ordered[first + 2 * rank :])
+
+
+def _to_space(problem: Problem, array: Array, first: int, blocks: Sequence[int]) -> Array:
+    """The inverse of `_to_depth`."""
+    stride = problem.form.geometry.stride
+    rank, volume = len(stride), math.prod(stride)
+    if problem.form.layout.channels_last:
+        channels, *rest = array.shape[first + rank :]
+        shape = (*array.shape[:first], *blocks, *stride, channels // volume, *rest)
+    else:
+        *lead, channels = array.shape[:first]
+        shape = (*lead, channels // volume, *stride, *blocks, *array.shape[first + rank :])
+    array = array.reshape(shape)
+    order = _order(problem, first, array.ndim)
+    array = array.transpose([order.index(at) for at in range(array.ndim)])
+    merged = (n * s for n, s in zip(blocks, stride, strict=True))
+    return array.reshape(*array.shape[:first], *merged, *array.shape[first + 2 * rank :])
+
+
+def _by_residues(problem: Problem, y: Array, w: Array) -> Array:
+    """`x[Q*s + r - low] = sum_j y[Q - j] w[j*s + r]` for one residue after the other, interleaved.
+
+    The first Q is `low // s`, which is what the stride-1 gradient has for low padding.
+    """
+    geometry, window = problem.form.geometry, _first_tap(problem)
+    first, rank = problem.form.layout.first_spatial(y.ndim), geometry.rank
+    starts = [low // s for (low, _), s in zip(geometry.padding, geometry.stride, strict=True)]
+    sizes = zip(geometry.spatial, geometry.padding, geometry.stride, starts, strict=True)
+    counts = [(n - 1 + low) // s - start + 1 for n, (low, _), s, start in sizes]
+
+    def residue(at: Sequence[int]) -> Array:
+        strides = [slice(None)] * w.ndim
+        for axis, (r, s) in enumerate(zip(at, geometry.stride, strict=True)):
+            strides[window + axis] = slice(r, None, s)
+        part = w[tuple(strides)]
+        taps = part.shape[window : window + rank]
+        reach = [(k - 1) * d for k, d in zip(taps, geometry.dilation, strict=True)]
+        ends = zip(geometry.output, counts, starts, reach, strict=True)
+        padding = tuple((start, m - n - start + e) for m, n, start, e in ends)
+        plain = Geometry(tuple(counts), taps, (1,) * rank, padding, geometry.dilation)
+        return solve(problem, "input_grad", plain, y, part)
+
+    def interleaved(at: tuple[int, ...]) -> Array:
+        if len(at) == rank:
+            return residue(at)
+        axis, s = first + len(at), geometry.stride[len(at)]
+        x = jnp.stack([interleaved((*at, r)) for r in range(s)], axis + 1)
+        return lax.collapse(x, axis, axis + 2)
+
+    crops = zip(geometry.padding, geometry.stride, starts, geometry.spatial, strict=True)
+    return framed(
+        interleaved(()),
+        [Frame(first + axis, low - s * at, n) for axis, ((low, _), s, at, n) in enumerate(crops)],
+    )
