@@ -11,12 +11,12 @@ To add one: write a file here that ends in an `Algorithm`, list it in `REGISTER`
 a row in `jaxconv._choice.TABLE`. The tests run every algorithm of the register through every case.
 """
 
-from . import adaptive, columns, direct, groups, matmul, phases, reduce_window, shift, slices
+from . import adaptive, columns, direct, fft, groups, matmul, phases, reduce_window, shift, slices
 from ._algorithm import Algorithm as Algorithm
 
 REGISTER: dict[str, Algorithm] = {
     module.ALGORITHM.name: module.ALGORITHM for module in (
-        direct, matmul, shift, phases, groups, adaptive, columns, slices, reduce_window
+        direct, matmul, shift, fft, phases, groups, adaptive, columns, slices, reduce_window
     )
 }
 
