@@ -269,7 +269,9 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*mkldnn.*")
     console = Console(width=None if sys.stdout.isatty() else 170)
     rows = []
-    for cell, which in track(work, "cells", console=Console(stderr=True), disable=not console.is_terminal):
+    for cell, which in track(
+        work, "cells", console=Console(stderr=True), disable=not console.is_terminal
+    ):
         rows.append(measure(cell, which, args))
         jax.clear_caches()
     console.print(table(rows))

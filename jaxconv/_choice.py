@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ._algorithms import REGISTER, Algorithm
-from ._algorithms._frame import blocks
+import numpy as np
+
+from ._algorithms import REGISTER, Algorithm, winograd
+from ._algorithms._frame import blocks, sum_dtype
 from ._form import PROJECTIONS, Problem
 from ._geometry import Partition
 
@@ -79,16 +81,66 @@ def _is_strided_gradient(problem: Problem) -> bool:
     return geometry.rank != 2 or inputs <= 32 or (odd and math.prod(geometry.output) >= 784)
 
 
+def _is_large_window(problem: Problem) -> bool:
+    """Few channels and so many taps that even zeros up to the input's size are fewer products."""
+    if not _on_cpu_convolution(problem):
+        return False
+    geometry = problem.form.geometry
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    taps, read = math.prod(geometry.window), 1
+    for m, e in zip(geometry.output, geometry.extent, strict=True):
+        read *= m + e - 1
+    return inputs * outputs <= 16 and taps >= 128 and 24 * read <= math.prod(geometry.output) * taps
+
+
+def _is_winograds(problem: Problem) -> bool:
+    """3x3 with channels enough for matrix products, yet not so many that the kernel's transform,
+    16 numbers for 9, weighs as much as the image's."""
+    if not _on_cpu_convolution(problem) or winograd.refuses(problem):
+        return False
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    tiles = problem.shapes[0][0] * math.prod(-(-m // 2) for m in problem.form.geometry.output)
+    if not 32 <= min(inputs, outputs) <= tiles:
+        return False
+    if problem.projection == "kernel_grad":
+        return max(inputs, outputs) <= min(256, tiles)
+    return max(inputs, outputs) <= 128 and winograd.parts(problem) == 1
+
+
+def _is_thick(problem: Problem) -> bool:
+    """Three spatial axes, which XLA:CPU is slow on, or a kernel that outweighs a small image."""
+    if not _on_cpu_convolution(problem):
+        return False
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    positions = problem.shapes[0][0] * math.prod(problem.form.geometry.output)
+    outweighs = min(inputs, outputs) >= 384 and positions <= 1024
+    if problem.form.geometry.rank == 3:
+        return min(inputs, outputs) >= 8
+    return outweighs and problem.projection != "kernel_grad"
+
+
+def _is_elemental(problem: Problem) -> bool:
+    """Dtypes that XLA:CPU convolves element by element."""
+    return _on_cpu_convolution(problem) and sum_dtype(problem) != np.float32
+
+
 TABLE: tuple[Row, ...] = (
     Row("matmul", _on_cpu_convolution, "windows that do not overlap: one matrix product"),
+    Row("fft", _is_large_window, "a large window of few channels: products of spectra"),
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
+    Row("winograd", _is_winograds, "3x3: 16 products for 36"),
     Row("phases", _is_strided_gradient, "a strided gradient as one of stride 1 on residues"),
+    Row("taps", _is_thick, "3-D, or few positions: one matrix product to a tap"),
+    Row("taps", _is_elemental, "one matrix product to a tap, where XLA convolves one by one"),
+    Row("phases", _is_elemental, "strided, to be one of stride 1 that has matrix products"),
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is known for it"),
     Row("adaptive", _is_adaptive, "windows of unequal sizes, which window reductions do not have"),
     Row("columns", _is_columns, "slices move each element once for each tap of an axis"),
     Row("slices", _on_one_cpu, "windows as shifted slices: vectors, and log2(k) steps on an axis"),
-    Row("reduce_window", _is_anything, "XLA's own window reduction; nothing faster is known for it"),
+    Row(
+        "reduce_window", _is_anything, "XLA's own window reduction; nothing faster is known for it"
+    ),
 )
 
 

@@ -10,7 +10,6 @@ from cases import CONV, assert_close, ids
 
 import jaxconv as jc
 from jaxconv import _algorithms
-from jaxconv._choice import TABLE
 from jaxconv._form import PROJECTIONS, Problem
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -11,12 +11,37 @@ To add one: write a file here that ends in an `Algorithm`, list it in `REGISTER`
 a row in `jaxconv._choice.TABLE`. The tests run every algorithm of the register through every case.
 """
 
-from . import adaptive, columns, direct, fft, groups, matmul, phases, reduce_window, shift, slices
+from . import (
+    adaptive,
+    columns,
+    direct,
+    fft,
+    groups,
+    matmul,
+    phases,
+    reduce_window,
+    shift,
+    slices,
+    taps,
+    winograd,
+)
 from ._algorithm import Algorithm as Algorithm
 
 REGISTER: dict[str, Algorithm] = {
-    module.ALGORITHM.name: module.ALGORITHM for module in (
-        direct, matmul, shift, fft, phases, groups, adaptive, columns, slices, reduce_window
+    module.ALGORITHM.name: module.ALGORITHM
+    for module in (
+        direct,
+        matmul,
+        shift,
+        fft,
+        winograd,
+        taps,
+        phases,
+        groups,
+        adaptive,
+        columns,
+        slices,
+        reduce_window,
     )
 }
 

@@ -20,6 +20,8 @@ from .._form import PROJECTIONS, Form, Problem
 from .._geometry import Geometry
 from .._layout import Layout
 
+Compute = Callable[[Problem, Array, Array], Array]
+
 
 class Frame(NamedTuple):
     """Positions `start` to `start + length` of an axis."""
@@ -101,39 +103,50 @@ def result_dtype(problem: Problem) -> np.dtype:
     return problem.form.dtype(PROJECTIONS[problem.projection][2])
 
 
-# Channels last as channels first: for algorithms that are written for one of the two.
+# One layout as the other, and one projection as another: for algorithms written for one of them.
 
 
-def image_first(layout: Layout, image: Array) -> Array:
-    """An image of one batch axis with its channels behind the batch."""
-    return jnp.moveaxis(image, -1, 1) if layout.channels_last else image
+def _moved(array: str, value: Array, last: bool) -> Array:
+    """One of the form's arrays with its channels last, from channels first, or the reverse."""
+    source, target = ((0, 1), (-1, -2)) if array == "w" else ((1,), (-1,))
+    return jnp.moveaxis(value, source, target) if last else jnp.moveaxis(value, target, source)
 
 
-def kernel_first(layout: Layout, kernel: Array) -> Array:
-    """A kernel with its channels first, output channels in front."""
-    return jnp.moveaxis(kernel, (-1, -2), (0, 1)) if layout.channels_last else kernel
+def _in_layout(last: bool, problem: Problem, compute: Compute, a: Array, b: Array) -> Array:
+    """`compute` on the form of a problem in this layout, the result in the problem's own.
 
-
-def channels_first(
-    problem: Problem, compute: Callable[[Problem, Array, Array], Array], a: Array, b: Array
-) -> Array:
-    """`compute` on the channels-first form of a problem, the result in the problem's layout.
-
-    XLA would have its loops run over the result as it is to lie in the end, along channels.
+    XLA would have its loops run over the result as it is to lie in the end.
     """
     layout = problem.form.layout
-    if not layout.channels_last:
+    if layout.channels_last == last:
         return compute(problem, a, b)
-    to_first = {"x": image_first, "y": image_first, "w": kernel_first}
-    names = PROJECTIONS[problem.projection]
-    operands = [to_first[name](layout, value) for name, value in zip(names, (a, b), strict=False)]
-    form = dataclasses.replace(problem.form, layout=Layout(layout.rank, False))
-    shapes = tuple(operand.shape for operand in operands)
-    moved = dataclasses.replace(problem, form=form, shapes=shapes)
-    result = apart(functools.partial(compute, moved), *operands)
-    if names[2] == "w":
-        return jnp.moveaxis(result, (0, 1), (-1, -2))
-    return jnp.moveaxis(result, 1, -1)
+    first, second, result = PROJECTIONS[problem.projection]
+    a, b = _moved(first, a, last), _moved(second, b, last)
+    form = dataclasses.replace(problem.form, layout=Layout(layout.rank, last))
+    moved = dataclasses.replace(problem, form=form, shapes=(a.shape, b.shape))
+    return _moved(result, apart(functools.partial(compute, moved), a, b), not last)
+
+
+channels_first = functools.partial(_in_layout, False)
+channels_last = functools.partial(_in_layout, True)
+
+
+def as_output(problem: Problem, compute: Compute, y: Array, w: Array) -> Array:
+    """An input gradient of stride 1 by `compute`, which computes outputs.
+
+    It is the full convolution: y padded by `e - 1 - low` and correlated with the kernel turned by
+    180 degrees, input and output channels exchanged. For one group.
+    """
+    geometry, layout = problem.form.geometry, problem.form.layout
+    out_axis, in_axis = layout.kernel_axes
+    window = tuple(axis for axis in range(w.ndim) if axis not in (out_axis, in_axis))
+    turned = jnp.swapaxes(lax.rev(w, window), out_axis, in_axis)
+    sides = zip(geometry.extent, geometry.padding, geometry.spatial, geometry.output, strict=True)
+    padding = tuple((e - 1 - low, n + low - m) for e, (low, _), n, m in sides)
+    turned_geometry = dataclasses.replace(geometry, spatial=geometry.output, padding=padding)
+    x, kernel, image = problem.form.dtypes
+    form = dataclasses.replace(problem.form, geometry=turned_geometry, dtypes=(image, kernel, x))
+    return compute(Problem("output", form, (y.shape, turned.shape), problem.platform), y, turned)
 
 
 def blocks(form: Form, shapes: Sequence[tuple[int, ...]], projection: str) -> tuple[int, int, int]:

@@ -119,7 +119,9 @@ def fast_size(least: int) -> int:
 def _read(problem: Problem, x: Array) -> Array:
     geometry = problem.form.geometry
     sizes = zip(geometry.padding, _lengths(geometry), strict=True)
-    return framed(x, [Frame(2 + axis, -low, length) for axis, ((low, _), length) in enumerate(sizes)])
+    return framed(
+        x, [Frame(2 + axis, -low, length) for axis, ((low, _), length) in enumerate(sizes)]
+    )
 
 
 def _transform(problem: Problem, array: Array) -> Array:

@@ -29,7 +29,9 @@ def _project(problem: Problem, a: Array, b: Array) -> Array:
     if groups <= MOST_UNROLLED:
         pairs = zip(jnp.split(a, groups, first), jnp.split(b, groups, second), strict=True)
         return lax.concatenate([alone(*pair) for pair in pairs], result)
-    stacked = lax.map(lambda pair: alone(*pair), (_stack(a, groups, first), _stack(b, groups, second)))
+    stacked = lax.map(
+        lambda pair: alone(*pair), (_stack(a, groups, first), _stack(b, groups, second))
+    )
     moved = jnp.moveaxis(stacked, 0, result)
     return lax.collapse(moved, result, result + 2)
 

@@ -42,7 +42,10 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
     """y = P w, P the patches of x."""
     form = problem.form
     dtype, result = sum_dtype(problem), result_dtype(problem)
-    patches, matrix = _patches(form.geometry, form.layout.channels_last, x.astype(dtype)), w.astype(dtype)
+    patches, matrix = (
+        _patches(form.geometry, form.layout.channels_last, x.astype(dtype)),
+        w.astype(dtype),
+    )
     c_o, _, _ = form.layout.split_kernel(w.shape)
     outputs = form.geometry.output
     precision = form.precision
@@ -165,6 +168,8 @@ def _unpatched(geometry: Geometry, channels_last: bool, patches: Array, n: int, 
         x = lax.pad(x, np.zeros((), x.dtype), pads)
     frames = [
         Frame(first + axis, low, size)
-        for axis, ((low, _), size) in enumerate(zip(geometry.padding, geometry.spatial, strict=True))
+        for axis, ((low, _), size) in enumerate(
+            zip(geometry.padding, geometry.spatial, strict=True)
+        )
     ]
     return framed(x, frames)

@@ -194,7 +194,9 @@ def _sum_last(image: Array, weights: Sequence[Array], axes: Sequence[_Axis]) -> 
             weight = weight.reshape(*(1,) * (value.ndim - 1), -1)
         terms.append(value * weight)
     result = _nested(terms, len(axes[-1].cuts))
-    return _cropped(result.reshape(_merged(result.shape, 1, len(axes))) if strided else result, axes, 1)
+    return _cropped(
+        result.reshape(_merged(result.shape, 1, len(axes))) if strided else result, axes, 1
+    )
 
 
 def _sum_first(image: Array, weights: Array, axes: Sequence[_Axis]) -> Array:
@@ -213,7 +215,12 @@ def _sum_first(image: Array, weights: Array, axes: Sequence[_Axis]) -> Array:
         terms = []
         for i in range(weights.shape[0]):
             for at in _taps(axes):
-                place = (i, slice(None), slice(None), *(p for j in at[:-1] for p in (j, slice(None))))
+                place = (
+                    i,
+                    slice(None),
+                    slice(None),
+                    *(p for j in at[:-1] for p in (j, slice(None))),
+                )
                 weight = weights[(*place, at[-1], residue)]
                 value = cut(image, [(3, i, 1, 1), *_cuts(axes, at, 4)])
                 value = value.reshape(*value.shape[:3], *_with_ones(value.shape[4:], 0, rank - 1))
@@ -248,14 +255,14 @@ def _with_ones(shape: Shape, first: int, count: int) -> Shape:
 
 def _merged(shape: Shape, first: int, count: int) -> Shape:
     """So many pairs of axes from `first` on made one each."""
-    pairs = zip(shape[first : first + 2 * count : 2], shape[first + 1 : first + 2 * count : 2], strict=True)
+    pairs = zip(
+        shape[first : first + 2 * count : 2], shape[first + 1 : first + 2 * count : 2], strict=True
+    )
     return (*shape[:first], *(a * b for a, b in pairs), *shape[first + 2 * count :])
 
 
 def _cropped(result: Array, axes: Sequence[_Axis], first: int) -> Array:
-    return framed(
-        result, [Frame(first + at, axis.crop, axis.size) for at, axis in enumerate(axes)]
-    )
+    return framed(result, [Frame(first + at, axis.crop, axis.size) for at, axis in enumerate(axes)])
 
 
 # The kernel gradient.

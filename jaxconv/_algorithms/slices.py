@@ -41,7 +41,9 @@ Combine = Callable[[Any, Any], Any]
 
 def window_max(problem: Problem, x: Array) -> Array:
     """y[s] = max_a x[s*stride + a*dilation - low]; NaN wins, padding never does."""
-    return _in_parts(problem, lambda x: _windows(problem.form.geometry, x, lowest(x.dtype), lax.max), x)
+    return _in_parts(
+        problem, lambda x: _windows(problem.form.geometry, x, lowest(x.dtype), lax.max), x
+    )
 
 
 def window_sum(problem: Problem, x: Array) -> Array:
@@ -112,7 +114,12 @@ def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Ar
 
 
 def _steps(geometry: Geometry, axis: int) -> tuple[int, int, int, int]:
-    return (geometry.window[axis], geometry.dilation[axis], geometry.stride[axis], geometry.output[axis])
+    return (
+        geometry.window[axis],
+        geometry.dilation[axis],
+        geometry.stride[axis],
+        geometry.output[axis],
+    )
 
 
 def _tap(geometry: Geometry, x: Array, at: Sequence[int]) -> Array:
@@ -203,7 +210,9 @@ def window_argmax(problem: Problem, x: Array) -> Array:
             if best is None:
                 best = value
                 continue
-            offset = sum(a * d * plane for a, d, plane in zip(at, geometry.dilation, planes, strict=True))
+            offset = sum(
+                a * d * plane for a, d, plane in zip(at, geometry.dilation, planes, strict=True)
+            )
             above = (value > best) | ((value != value) & (best == best))
             best = jnp.where(above, value, best)
             where = jnp.where(above, np.int32(offset), where)
@@ -221,7 +230,9 @@ def _corners(geometry: Geometry, planes: Sequence[int], shape: Sequence[int]) ->
     """Flat position of each window's first tap, be it padding or not."""
     corner = jnp.zeros(shape, np.int32)
     for axis, plane in enumerate(planes):
-        starts = np.arange(geometry.output[axis]) * geometry.stride[axis] - geometry.padding[axis][0]
+        starts = (
+            np.arange(geometry.output[axis]) * geometry.stride[axis] - geometry.padding[axis][0]
+        )
         corner = corner + _along(geometry, axis, starts * plane, shape)
     return corner
 
@@ -291,7 +302,9 @@ def _positions(geometry: Geometry, axes: Sequence[Any], shape: Sequence[int]) ->
         s, low = geometry.stride[axis], geometry.padding[axis][0]
         block = lax.broadcasted_iota(np.int32, shape, 1 + 2 * axis)
         residue = lax.broadcasted_iota(np.int32, shape, 2 + 2 * axis)
-        mine = mine + ((block + np.int32(first)) * np.int32(s) + residue - np.int32(low)) * np.int32(plane)
+        mine = mine + (
+            (block + np.int32(first)) * np.int32(s) + residue - np.int32(low)
+        ) * np.int32(plane)
     return mine
 
 
