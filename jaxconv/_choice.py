@@ -17,6 +17,8 @@ from ._algorithms._frame import blocks, sum_dtype
 from ._form import PROJECTIONS, Problem
 from ._geometry import Partition
 
+DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
+
 
 class Row(NamedTuple):
     """One line of the table.
@@ -78,7 +80,9 @@ def _is_strided_gradient(problem: Problem) -> bool:
         return False
     _, inputs, _ = blocks(problem.form, problem.shapes, "input_grad")
     odd = any(k % s for k, s in zip(geometry.window, geometry.stride, strict=True))
-    return geometry.rank != 2 or inputs <= 32 or (odd and math.prod(geometry.output) >= 784)
+    if geometry.rank == 1:
+        return inputs >= 16
+    return geometry.rank == 3 or inputs <= 32 or (odd and math.prod(geometry.output) >= 784)
 
 
 def _is_large_window(problem: Problem) -> bool:
@@ -100,11 +104,11 @@ def _is_winograds(problem: Problem) -> bool:
         return False
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     tiles = problem.shapes[0][0] * math.prod(-(-m // 2) for m in problem.form.geometry.output)
-    if not 32 <= min(inputs, outputs) <= tiles:
+    if min(inputs, outputs) < 32:
         return False
     if problem.projection == "kernel_grad":
         return max(inputs, outputs) <= min(256, tiles)
-    return max(inputs, outputs) <= 128 and winograd.parts(problem) == 1
+    return max(inputs, outputs) <= 128 and tiles >= 1024 and winograd.parts(problem) == 1
 
 
 def _is_thick(problem: Problem) -> bool:
@@ -120,8 +124,16 @@ def _is_thick(problem: Problem) -> bool:
 
 
 def _is_elemental(problem: Problem) -> bool:
-    """Dtypes that XLA:CPU convolves element by element."""
-    return _on_cpu_convolution(problem) and sum_dtype(problem) != np.float32
+    """What XLA:CPU convolves element by element: integers, and double precision but for the plain
+    form with two spatial axes."""
+    if not _on_cpu_convolution(problem):
+        return False
+    dtype, geometry = sum_dtype(problem), problem.form.geometry
+    if dtype.kind in "iu":
+        return True
+    strided = problem.projection == "input_grad" and geometry.stride != (1,) * geometry.rank
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    return dtype in DOUBLE and (strided or (geometry.rank != 2 and min(inputs, outputs) >= 8))
 
 
 TABLE: tuple[Row, ...] = (

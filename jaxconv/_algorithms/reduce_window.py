@@ -7,7 +7,6 @@ up(), the derivative backwards): each the other's transpose, both linear, for an
 """
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +16,6 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-
-#: Longest window whose taps are written out one by one; longer ones loop, to keep compiling short.
-MAX_UNROLLED = 16
 
 
 def window_max(problem: Problem, x: Array) -> Array:
@@ -70,8 +66,9 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     """Flat position of each window's first greatest element in row-major order, NaN the greatest.
 
     Axis after axis, last one first: the winner of each row of a window, then the first of the rows
-    whose winner is the greatest. That is the first in row-major order, in `sum(k)` steps, not
-    `prod(k)`. A candidate must be strictly greater than the best so far, so ties keep the first.
+    whose winner is the greatest. That is the first in row-major order. Along an axis, the winner of
+    2*L elements is the better of two times L, so k elements take log2(k) steps. The later one must
+    be strictly greater to win, so ties keep the first.
     """
     geometry = problem.form.geometry
     best = x
@@ -93,24 +90,20 @@ def _axis_winner(geometry: Geometry, axis: int, value: Array, where: Array) -> t
     value = lax.pad(value, lowest(value.dtype), config)
     where = lax.pad(where, np.int32(-1), config)
 
-    length = (outputs - 1) * s + 1
+    def taken(start: int, count: int, step: int = 1) -> tuple[Array, Array]:
+        stop = start + (count - 1) * step + 1
+        return (
+            lax.slice_in_dim(value, start, stop, step, axis + 1),
+            lax.slice_in_dim(where, start, stop, step, axis + 1),
+        )
 
-    def taken(array: Array, a: Any) -> Array:
-        cut = lax.dynamic_slice_in_dim(array, a * d, length, axis + 1)
-        return lax.slice_in_dim(cut, 0, length, s, axis + 1)
-
-    def tap(a: Any) -> tuple[Array, Array]:
-        return taken(value, a), taken(where, a)
-
-    def step(a: Any, best: tuple[Array, Array]) -> tuple[Array, Array]:
-        return _better(tap(a), best)
-
-    best = tap(0)
-    if k > MAX_UNROLLED:
-        return lax.fori_loop(1, k, step, best)
-    for a in range(1, k):
-        best = step(a, best)
-    return best
+    size = 1
+    while 2 * size <= k:
+        count = value.shape[axis + 1] - size * d
+        value, where = _better(taken(size * d, count), taken(0, count))
+        size *= 2
+    best = taken(0, outputs, s)
+    return best if size == k else _better(taken((k - size) * d, outputs, s), best)
 
 
 def _better(new: tuple[Array, Array], best: tuple[Array, Array]) -> tuple[Array, Array]:

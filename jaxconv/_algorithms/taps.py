@@ -91,7 +91,8 @@ def _read(problem: Problem, x: Array) -> Iterator[Array]:
     geometry = problem.form.geometry
     sizes = zip(geometry.padding, geometry.output, geometry.stride, geometry.extent, strict=True)
     x = framed(
-        x, [Frame(1 + axis, -low, (m - 1) * s + e) for axis, ((low, _), m, s, e) in enumerate(sizes)]
+        x,
+        [Frame(1 + axis, -low, (m - 1) * s + e) for axis, ((low, _), m, s, e) in enumerate(sizes)],
     )
     for at in itertools.product(*map(range, geometry.window)):
         steps = zip(at, geometry.dilation, geometry.output, geometry.stride, strict=True)

@@ -26,7 +26,18 @@ from jax import Array, lax
 
 from .._form import Problem
 from ._algorithm import Algorithm
-from ._frame import Frame, apart, as_output, blocks, channels_last, cut, framed, result_dtype, sum_dtype, total
+from ._frame import (
+    Frame,
+    apart,
+    as_output,
+    blocks,
+    channels_last,
+    cut,
+    framed,
+    result_dtype,
+    sum_dtype,
+    total,
+)
 
 #: (B d)_i of four inputs, (G g)_i of three taps, (A e)_i of two outputs.
 B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -72,9 +83,10 @@ ALGORITHM = Algorithm(
 def parts(problem: Problem) -> int:
     """How many parts the batch is taken in, so that none holds too much."""
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    held = {"output": outputs, "input_grad": inputs, "kernel_grad": inputs + outputs}
+    kernel_grad = problem.projection == "kernel_grad"
+    held = inputs + outputs if kernel_grad else max(inputs, outputs)
     tiles = math.prod(-(-m // 2) for m in _results(problem))
-    size = 16 * problem.shapes[0][0] * tiles * held[problem.projection] * sum_dtype(problem).itemsize
+    size = 16 * problem.shapes[0][0] * tiles * held * sum_dtype(problem).itemsize
     return min(problem.shapes[0][0], -(-size // MOST_BYTES))
 
 
@@ -96,7 +108,9 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     u = jnp.einsum("ia,jb,abcd->ijcd", g, g, w.astype(dtype), precision=lax.Precision.HIGHEST)
     x = _read(problem, x.astype(dtype))
     of_images = functools.partial(_output_of, problem)
-    y = lax.concatenate([_alone(problem, of_images, part, u) for (part,) in _in_parts(problem, x)], 0)
+    y = lax.concatenate(
+        [_alone(problem, of_images, part, u) for (part,) in _in_parts(problem, x)], 0
+    )
     return y.astype(result_dtype(problem))
 
 
