@@ -40,6 +40,7 @@ class Pass(NamedTuple):
     to_first: Callable[[Any], np.ndarray]
 
     def __call__(self) -> None:
+        """Compute it once."""
         jax.block_until_ready(self.function(*self.operands))
 
     def value(self) -> np.ndarray:

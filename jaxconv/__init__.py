@@ -17,6 +17,7 @@ from ._columns import fold as fold
 from ._columns import unfold as unfold
 from ._conv import conv as conv
 from ._conv import conv_transpose as conv_transpose
+from ._explain import explain as explain
 from ._notes import corr2d as corr2d
 from ._notes import corr2d_multi_in as corr2d_multi_in
 from ._notes import corr2d_multi_in_out as corr2d_multi_in_out

@@ -70,14 +70,10 @@ def _is_slim(problem: Problem) -> bool:
 
 
 def _is_strided_gradient(problem: Problem) -> bool:
-    """A strided gradient in one of the forms where XLA:CPU multiplies mostly zeros."""
-    if not _on_cpu_convolution(problem):
+    """A strided input gradient, where XLA:CPU's form of it multiplies mostly zeros."""
+    if not _on_cpu_convolution(problem) or problem.projection != "input_grad":
         return False
     geometry = problem.form.geometry
-    if problem.projection == "kernel_grad":
-        return geometry.rank == 3
-    if problem.projection == "output":
-        return False
     _, inputs, _ = blocks(problem.form, problem.shapes, "input_grad")
     odd = any(k % s for k, s in zip(geometry.window, geometry.stride, strict=True))
     if geometry.rank == 1:
@@ -142,13 +138,14 @@ TABLE: tuple[Row, ...] = (
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
     Row("winograd", _is_winograds, "3x3: 16 products for 36"),
-    Row("phases", _is_strided_gradient, "a strided gradient as one of stride 1 on residues"),
+    Row("phases", _is_strided_gradient, "a strided input gradient as one of stride 1 on residues"),
     Row("taps", _is_thick, "3-D, or few positions: one matrix product to a tap"),
     Row("taps", _is_elemental, "one matrix product to a tap, where XLA convolves one by one"),
     Row("phases", _is_elemental, "strided, to be one of stride 1 that has matrix products"),
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is known for it"),
     Row("adaptive", _is_adaptive, "windows of unequal sizes, which window reductions do not have"),
     Row("columns", _is_columns, "slices move each element once for each tap of an axis"),
+    Row("winners", _on_one_cpu, "each element asks the few windows that it lies in who won"),
     Row("slices", _on_one_cpu, "windows as shifted slices: vectors, and log2(k) steps on an axis"),
     Row(
         "reduce_window", _is_anything, "XLA's own window reduction; nothing faster is known for it"

@@ -3,9 +3,21 @@
 import jax
 import pytest
 
+from jaxconv import _choice
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--algorithm", default="", help="compute by this one all that it can compute")
+
+
+def pytest_configure(config):
+    """With `--algorithm NAME`, put it first in the table: the tests then run once more by it."""
+    if name := config.getoption("--algorithm"):
+        _choice.TABLE = (_choice.Row(name, lambda problem: True, "under test"), *_choice.TABLE)
 
 
 @pytest.fixture(scope="module", autouse=True)

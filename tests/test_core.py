@@ -1,6 +1,7 @@
 """The core: three projections as primitives, each other's transposes; pools; XLA's defects."""
 
 import re
+from typing import Any
 
 import cases
 import jax
@@ -92,8 +93,9 @@ def convolutions(function, *args):
 def test_no_convolution_is_given_negative_padding(case):
     """XLA:CPU may read out of bounds on it (openxla/xla#48713): what it crops is cut off before."""
     x, w, _ = case.arrays("float32")
-    y = jc.conv(x, w, **case.options)
-    both = lambda x, w: jax.vjp(lambda x, w: jc.conv(x, w, **case.options), x, w)
+    direct = lambda x, w: jc.conv(x, w, algorithm="direct", **case.options)
+    y = direct(x, w)
+    both = lambda x, w: jax.vjp(direct, x, w)
     lines = convolutions(lambda x, w, y: (both(x, w)[0], both(x, w)[1](y)), x, w, y)
     pads = [re.search(r"pad = \[(.*?)\]\s*(,|\})", line) for line in lines]
     assert len(lines) == 3
@@ -106,7 +108,7 @@ def test_negative_low_padding_small_and_large(n, dtype):
     rng = np.random.default_rng(n)
     x, w = (cases.draw(rng, shape, dtype) for shape in ((1, 2, n), (3, 2, 3)))
     for padding in (((-2, 0),), ((-1, -1),), ((-3, 2),)):
-        options = {"padding": padding, "dilation": 2}
+        options: Any = {"padding": padding, "dilation": 2, "algorithm": "direct"}
         y, pull = jax.vjp(lambda x, w: jc.conv(x, w, **options), x, w)
         low, high = padding[0]
         whole = x[:, :, -low : n + min(high, 0)].astype(float)
@@ -187,7 +189,8 @@ def test_the_choice_depends_on_the_problem_alone(monkeypatch):
     row = _choice.Row("spy", lambda problem: problem.platform == "cpu", "to be seen")
     monkeypatch.setattr(_choice, "TABLE", (row, *_choice.TABLE))
     x, w = jnp.ones((1, 1, 7)), jnp.ones((1, 1, 3))
-    assert jc.algorithms() == ("direct", "spy")
+    assert jc.algorithms()[0] == "direct"
+    assert jc.algorithms()[-1] == "spy"
     jax.grad(lambda w: jc.conv(x * 2, w, padding=5).sum())(w)
     assert [problem.projection for problem in calls] == ["output"]
     assert calls[0].shapes == (x.shape, w.shape)
@@ -214,7 +217,7 @@ def test_precision_reaches_lax():
     x, w = jnp.ones((1, 9), "float32"), jnp.ones((1, 1, 2), "float32")
 
     def precisions(**options):
-        return convolutions(lambda x: jc.conv(x, w, **options), x)[0]
+        return convolutions(lambda x: jc.conv(x, w, algorithm="direct", **options), x)[0]
 
     highest = "precision HIGHEST, precision HIGHEST"
     assert highest not in precisions().replace("#stablehlo<", "").replace(">", "")

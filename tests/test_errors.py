@@ -174,7 +174,7 @@ BAD = [
     transpose(T, "output_padding", "0.0", output_padding=0.0),
     transpose(V, "kernel", "(6, 4, 0, 2)", kernel=K[:, :, :0]),
     transpose(V, "layout", "'NWC'", layout="NWC"),
-    transpose(V, "algorithm", "'fft'", algorithm="fft"),
+    transpose(V, "algorithm", "'fftw'", algorithm="fftw"),
     transpose(V, "stride", "at most", stride=2**31),
     transpose(V, "stride and dilation", "fits into memory", stride=2**31 - 1, dilation=2**31 - 1),
     # Pools.

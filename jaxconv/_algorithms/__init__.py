@@ -23,6 +23,7 @@ from . import (
     shift,
     slices,
     taps,
+    winners,
     winograd,
 )
 from ._algorithm import Algorithm as Algorithm
@@ -41,6 +42,7 @@ REGISTER: dict[str, Algorithm] = {
         adaptive,
         columns,
         slices,
+        winners,
         reduce_window,
     )
 }

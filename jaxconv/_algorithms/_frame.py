@@ -5,9 +5,11 @@ padding and cropping of the written-out algorithms is asking for a frame; what l
 zero, or what loses where the greatest wins.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,10 @@ from .._arrays import accumulator
 from .._form import PROJECTIONS, Form, Problem
 from .._geometry import Geometry
 from .._layout import Layout
+
+_RECORD: contextvars.ContextVar[list[tuple[str, str]] | None] = contextvars.ContextVar(
+    "record", default=None
+)
 
 Compute = Callable[[Problem, Array, Array], Array]
 
@@ -75,8 +81,23 @@ def solve(problem: Problem, projection: str, geometry: Geometry, a: Array, b: Ar
     form = dataclasses.replace(problem.form, geometry=geometry, algorithm="auto")
     part = Problem(projection, form, (a.shape, b.shape), problem.platform, problem.devices)
     if 0 in (*a.shape, *b.shape):
-        return jnp.zeros(form.result_shape(projection, a.shape, b.shape), result_dtype(problem))
-    return choose(part)[0].maps[projection](part, a, b)
+        return jnp.zeros(form.result_shape(projection, a.shape, b.shape), result_dtype(part))
+    algorithm, reason = choose(part)
+    record = _RECORD.get()
+    if record is not None:
+        record.append((algorithm.name, reason))
+    return algorithm.maps[projection](part, a, b)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[tuple[str, str]]]:
+    """What `solve` chooses while this is open: names and reasons, in order."""
+    record: list[tuple[str, str]] = []
+    token = _RECORD.set(record)
+    try:
+        yield record
+    finally:
+        _RECORD.reset(token)
 
 
 def apart(function: Callable[..., Array], *operands: Array) -> Array:

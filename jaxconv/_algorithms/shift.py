@@ -1,7 +1,7 @@
 """`shift`: every tap written out, multiplied and added, for few channels to a group.
 
     output       y[g, o, s] = sum_{i, a} x[g, i, s*stride + a*dilation - low] * w[g, o, i, a]
-    input_grad   x[g, i, t] = sum_{o, j} y[g, o, Q - j] * w[g, o, i, a(j, r)], t = Q*stride + r - low
+    input_grad   x[g, i, Q*stride + r - low] = sum_{o, j} y[g, o, Q - j] * w[g, o, i, a(j, r)]
     kernel_grad  w[g, o, i, a] = sum_{n, s} x[n, g, i, s*stride + a*dilation - low] * y[n, g, o, s]
 
 The first two are one elementwise loop over the result, which XLA:CPU vectorises over the minor axis
@@ -14,24 +14,19 @@ and on one core. So here rows are added up elementwise, a fixed number of them w
 expression, in a loop over the image; the axes within a row stay apart until the end.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from .._form import Problem, Shape
 from ._algorithm import Algorithm
-from ._frame import Frame, blocks, channels_first, cut, framed, result_dtype, sum_dtype, total
+from ._frame import Frame, blocks, channels_first, cut, framed, result_dtype, sum_dtype
+from ._rows import Axis, all_taps, lines_as_rows, nested, row_sums, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
 MOST_TERMS = 256
-#: Rows written out in one step of the kernel gradient's loop: fewer, and XLA computes the slices
-#: that they are cut from again and again, inside of the sum.
-FEWEST_ROWS, MOST_ROWS = 17, 56
 #: Channels last, fewer channels than this do not fill a vector: computed channels first.
 FEWEST_LANES = 8
 
@@ -81,36 +76,15 @@ def _by_layout(problem: Problem, compute, a: Array, b: Array) -> Array:
     return channels_first(problem, compute, a, b)
 
 
-class _Axis(NamedTuple):
-    """One spatial axis of a sum over taps.
-
-    Attributes:
-        start, length: the frame of the operand that the taps are cut from.
-        cuts: for each term `(start, step)` of its cut.
-        count: elements of a cut.
-        residues: how many results belong to each of them.
-        crop: the first result that is wanted.
-        size: how many are wanted.
-    """
-
-    start: int
-    length: int
-    cuts: tuple[tuple[int, int], ...]
-    count: int
-    residues: int
-    crop: int
-    size: int
-
-
-def _output_axis(problem: Problem, axis: int) -> _Axis:
+def _output_axis(problem: Problem, axis: int) -> Axis:
     geometry = problem.form.geometry
     s, d, m = geometry.stride[axis], geometry.dilation[axis], geometry.output[axis]
     cuts = tuple((a * d, s) for a in range(geometry.window[axis]))
     length = (m - 1) * s + geometry.extent[axis]
-    return _Axis(-geometry.padding[axis][0], length, cuts, m, 1, 0, m)
+    return Axis(-geometry.padding[axis][0], length, cuts, m, 1, 0, m)
 
 
-def _input_grad_axis(problem: Problem, axis: int) -> _Axis:
+def _input_grad_axis(problem: Problem, axis: int) -> Axis:
     """Tap `r + j*s` of a strided axis, or tap j of a dilated one, reads `y[Q - j*d]`."""
     geometry = problem.form.geometry
     s, d, n = geometry.stride[axis], geometry.dilation[axis], geometry.spatial[axis]
@@ -119,7 +93,7 @@ def _input_grad_axis(problem: Problem, axis: int) -> _Axis:
     reach = (-(-geometry.window[axis] // s) - 1) * d
     cuts = tuple((reach - j, 1) for j in range(0, reach + 1, d))
     count = last - first + 1
-    return _Axis(first - reach, count + reach, cuts, count, s, low - s * first, n)
+    return Axis(first - reach, count + reach, cuts, count, s, low - s * first, n)
 
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
@@ -130,7 +104,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     x, w = x.astype(dtype), w.astype(dtype)
     if layout.channels_last:
         weights = w.reshape(*problem.form.geometry.window, groups)
-        y = _sum_last(x, [weights[at] for at in _taps(axes)], axes)
+        y = _sum_last(x, [weights[at] for at in all_taps(axes)], axes)
     else:
         weights = w.reshape(groups, outputs, inputs, *w.shape[2:])
         x = x.reshape(x.shape[0], groups, 1, inputs, *x.shape[2:])
@@ -154,17 +128,13 @@ def _input_grad(problem: Problem, y: Array, w: Array) -> Array:
     return x.astype(result_dtype(problem))
 
 
-def _taps(axes: Sequence[_Axis]) -> itertools.product:
-    return itertools.product(*(range(len(axis.cuts)) for axis in axes))
-
-
-def _interleaved(axes: Sequence[_Axis]) -> list[tuple]:
+def _interleaved(axes: Sequence[Axis]) -> list[tuple]:
     """Where `_by_residue` has the weights of each term: all residues of each axis."""
     every = slice(None)
-    return [tuple(part for j in at for part in (j, every)) for at in _taps(axes)]
+    return [tuple(part for j in at for part in (j, every)) for at in all_taps(axes)]
 
 
-def _by_residue(w: Array, axes: Sequence[_Axis], first: int) -> Array:
+def _by_residue(w: Array, axes: Sequence[Axis], first: int) -> Array:
     """The taps of each axis from `first` on as `(j, residue)`, with zeros where there is none."""
     frames, shape = [], list(w.shape[:first])
     for at, axis in enumerate(axes):
@@ -173,7 +143,7 @@ def _by_residue(w: Array, axes: Sequence[_Axis], first: int) -> Array:
     return framed(w, frames).reshape(*shape, *w.shape[first + len(axes) :])
 
 
-def _sum_last(image: Array, weights: Sequence[Array], axes: Sequence[_Axis]) -> Array:
+def _sum_last(image: Array, weights: Sequence[Array], axes: Sequence[Axis]) -> Array:
     """Channels last, `(n, *spatial, c)`: all channels of a group of one are a vector's lanes.
 
     A weight is `(c,)`, or `(*residues, c)`: an axis of residues stands behind each spatial axis.
@@ -182,31 +152,31 @@ def _sum_last(image: Array, weights: Sequence[Array], axes: Sequence[_Axis]) -> 
     image = framed(image, frames)
     shape = [image.shape[0]]
     for axis in axes:
-        shape += [axis.count, axis.residues]
+        shape += [axis.taken, axis.residues]
     strided = any(axis.residues > 1 for axis in axes)
     terms = []
-    for at, weight in zip(_taps(axes), weights, strict=True):
-        value = cut(image, _cuts(axes, at, 1))
+    for at, weight in zip(all_taps(axes), weights, strict=True):
+        value = cut(image, tap_cuts(axes, at, 1))
         if strided:
             value = value.reshape(_with_ones(value.shape, 1, len(axes)))
             weight = weight.reshape(1, *(n for r in weight.shape[:-1] for n in (1, r)), -1)
         else:
             weight = weight.reshape(*(1,) * (value.ndim - 1), -1)
         terms.append(value * weight)
-    result = _nested(terms, len(axes[-1].cuts))
+    result = nested(terms, len(axes[-1].cuts))
     return _cropped(
         result.reshape(_merged(result.shape, 1, len(axes))) if strided else result, axes, 1
     )
 
 
-def _sum_first(image: Array, weights: Array, axes: Sequence[_Axis]) -> Array:
+def _sum_first(image: Array, weights: Array, axes: Sequence[Axis]) -> Array:
     """Channels first: image `(n, g, 1, i, *spatial)`, weights `(i, g, o, *window)`.
 
     The residues of the minor axis are computed one after the other and stacked, as an axis of so
     few elements would not fill a vector; those of the others are an axis behind each.
     """
     rank = len(axes)
-    *outer, minor = axes
+    minor = axes[-1]
     frames = [Frame(4 + at, axis.start, axis.length) for at, axis in enumerate(axes)]
     image = framed(image, frames)
     weights = _by_residue(weights, axes, 3)
@@ -214,7 +184,7 @@ def _sum_first(image: Array, weights: Array, axes: Sequence[_Axis]) -> Array:
     for residue in range(minor.residues):
         terms = []
         for i in range(weights.shape[0]):
-            for at in _taps(axes):
+            for at in all_taps(axes):
                 place = (
                     i,
                     slice(None),
@@ -222,29 +192,17 @@ def _sum_first(image: Array, weights: Array, axes: Sequence[_Axis]) -> Array:
                     *(p for j in at[:-1] for p in (j, slice(None))),
                 )
                 weight = weights[(*place, at[-1], residue)]
-                value = cut(image, [(3, i, 1, 1), *_cuts(axes, at, 4)])
+                value = cut(image, [(3, i, 1, 1), *tap_cuts(axes, at, 4)])
                 value = value.reshape(*value.shape[:3], *_with_ones(value.shape[4:], 0, rank - 1))
                 weight = weight.reshape(
                     1, *weight.shape[:2], *(n for r in weight.shape[2:] for n in (1, r)), 1
                 )
                 terms.append(value * weight)
-        rows.append(_nested(terms, len(minor.cuts)))
+        rows.append(nested(terms, len(minor.cuts)))
     result = jnp.stack(rows, -1) if len(rows) > 1 else rows[0][..., None]
     n, groups, outputs = result.shape[:3]
     merged = result.reshape(n, groups * outputs, *_merged(result.shape[3:], 0, rank))
     return _cropped(merged, axes, 2)
-
-
-def _cuts(axes: Sequence[_Axis], at: Sequence[int], first: int) -> list[tuple[int, int, int, int]]:
-    return [
-        (first + number, *axis.cuts[j][:1], axis.count, axis.cuts[j][1])
-        for number, (axis, j) in enumerate(zip(axes, at, strict=True))
-    ]
-
-
-def _nested(terms: Sequence[Array], inner: int) -> Array:
-    """The sum, runs of `inner` terms first: short chains of additions overlap in the processor."""
-    return total([total(terms[at : at + inner]) for at in range(0, len(terms), inner)])
 
 
 def _with_ones(shape: Shape, first: int, count: int) -> Shape:
@@ -261,7 +219,7 @@ def _merged(shape: Shape, first: int, count: int) -> Shape:
     return (*shape[:first], *(a * b for a, b in pairs), *shape[first + 2 * count :])
 
 
-def _cropped(result: Array, axes: Sequence[_Axis], first: int) -> Array:
+def _cropped(result: Array, axes: Sequence[Axis], first: int) -> Array:
     return framed(result, [Frame(first + at, axis.crop, axis.size) for at, axis in enumerate(axes)])
 
 
@@ -277,81 +235,13 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     first = 1 if form.layout.channels_last else 2
     x = framed(x, [Frame(first + at, axis.start, axis.length) for at, axis in enumerate(axes)])
     if form.layout.channels_last:
-        sums = _row_sums(x, y, axes, 1)
+        sums = row_sums(x, y, axes, 1)
         w = jnp.stack([part.sum((0, *range(2, part.ndim - 1))) for part in sums], 1)
         return w.reshape(*geometry.window, 1, groups).astype(result_dtype(problem))
     x = x.reshape(x.shape[0], groups, 1, inputs, *x.shape[2:])
     y = y.reshape(y.shape[0], groups, outputs, 1, *y.shape[2:])
     if len(axes) == 1:
-        x, y, axes = _lines_as_rows(x, y, axes[0])
-    sums = _row_sums(x, y, axes, 4)
+        x, y, axes = lines_as_rows(x, y, axes[0])
+    sums = row_sums(x, y, axes, 4)
     w = jnp.stack([part.sum((0, *range(5, part.ndim))) for part in sums], -1)
     return w.reshape(groups * outputs, inputs, *geometry.window).astype(result_dtype(problem))
-
-
-def _lines_as_rows(x: Array, y: Array, axis: _Axis) -> tuple[Array, Array, list[_Axis]]:
-    """One spatial axis broken into rows, as long as windows at least; x's rows overlap."""
-    stride = axis.cuts[0][1]
-    halo = axis.length - (axis.count - 1) * stride - 1
-    length = max(-(-axis.count // MOST_ROWS), -(-halo // stride), min(16, axis.count))
-    rows = -(-axis.count // length)
-    y = framed(y, [Frame(4, 0, rows * length)]).reshape(*y.shape[:4], rows, length)
-    x = framed(x, [Frame(4, 0, (rows + 1) * length * stride)])
-    x = x.reshape(*x.shape[:4], rows + 1, length * stride)
-    x = jnp.concatenate([x[..., :-1, :], x[..., 1:, :halo]], -1)
-    row = _Axis(0, rows, ((0, 1),), rows, 1, 0, rows)
-    return x, y, [row, axis._replace(start=0, length=x.shape[-1], count=length)]
-
-
-def _row_sums(x: Array, y: Array, axes: Sequence[_Axis], first: int) -> list[Array]:
-    """For each tap of the minor axes: products of rows, added over rows and images.
-
-    Rows are along axis `first`, where the sums have that axis's taps; the minor axes stay apart.
-    """
-    (row, *minor), n = axes, x.shape[0]
-    taps, stride = len(row.cuts), row.cuts[0][1]
-    dilation = row.cuts[1][0] if taps > 1 else 1
-    rows, together, chunks = _steps(n, row.count)
-    reach = (rows - 1) * stride + (taps - 1) * dilation + 1
-    x = framed(x, [Frame(first, 0, (chunks - 1) * rows * stride + reach)])
-    y = framed(y, [Frame(first, 0, chunks * rows)])
-
-    def products(x: Array, y: Array, at: Sequence[int]) -> Array:
-        terms = []
-        for image, r in itertools.product(range(together), range(rows)):
-            window = [(0, image, 1, 1), (first, r * stride, taps, dilation)]
-            value = cut(x, [*window, *_cuts(minor, at, first + 1)])
-            terms.append(value * cut(y, [(0, image, 1, 1), (first, r, 1, 1)]))
-        return _nested(terms, 4)
-
-    def step(number: Array, sums: list[Array]) -> list[Array]:
-        begin, chunk = number // chunks * together, number % chunks * rows
-        here = _part(x, first, begin, together, chunk * stride, reach)
-        there = _part(y, first, begin, together, chunk, rows)
-        return [
-            part + products(here, there, at) for part, at in zip(sums, _taps(minor), strict=True)
-        ]
-
-    lanes = (axis.count for axis in minor)
-    shape = jnp.broadcast_shapes(x.shape[1:first], y.shape[1:first])
-    zeros = jnp.zeros((1, *shape, taps, *lanes, *x.shape[first + len(axes) :]), x.dtype)
-    start = [zeros for _ in _taps(minor)]
-    return lax.fori_loop(np.int32(0), np.int32(n // together * chunks), step, start)
-
-
-def _steps(n: int, height: int) -> tuple[int, int, int]:
-    """Rows and images written out in one step, and steps to an image; two steps at least, as XLA
-    takes a loop of one apart and adds up by its scalar reduction after all."""
-    chunks = -(-height // MOST_ROWS)
-    rows = -(-height // chunks)
-    divisors = [part for part in range(1, n + 1) if n % part == 0]
-    together = next((part for part in divisors if part * rows >= FEWEST_ROWS), n)
-    if together == n and chunks == 1 and height > 1:
-        chunks, rows = 2, -(-height // 2)
-    return rows, together, chunks
-
-
-def _part(array: Array, first: int, begin: Array, images: int, row: Array, rows: int) -> Array:
-    """Some images, and some rows of them."""
-    part = lax.dynamic_slice_in_dim(array, begin, images, 0)
-    return lax.dynamic_slice_in_dim(part, row, rows, first)

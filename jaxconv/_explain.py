@@ -1,0 +1,121 @@
+"""`explain`: what the table chooses for a call, and why."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from . import _arrays, _check
+from ._algorithms import _frame
+from ._choice import choose
+from ._conv import conv
+from ._form import PROJECTIONS, Problem
+from ._primitives import PLATFORMS, default_platform
+
+
+class Step(NamedTuple):
+    """One choice: an algorithm, and why it was taken.
+
+    Attributes:
+        algorithm: its name, one of `jaxconv.algorithms()`.
+        reason: the table's reason.
+    """
+
+    algorithm: str
+    reason: str
+
+
+class Explanation(NamedTuple):
+    """What computes each projection of a call. `str` of it is a readable table.
+
+    Attributes:
+        output: the forward pass: its algorithm, then those that it hands its parts to, in order.
+        input_grad: the same for the gradient with respect to the image.
+        kernel_grad: the same for the gradient with respect to the kernel.
+    """
+
+    output: tuple[Step, ...]
+    input_grad: tuple[Step, ...]
+    kernel_grad: tuple[Step, ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for name, steps in zip(self._fields, self, strict=True):
+            for at, (algorithm, reason) in enumerate(steps):
+                label = "" if at else name
+                lines.append(f"{label:12} {'then ' if at else ''}{algorithm}: {reason}")
+        return "\n".join(lines)
+
+
+def explain(
+    x_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    *,
+    dtype: Any = "float32",
+    platform: str | None = None,
+    **conv_args: Any,
+) -> Explanation:
+    """Which algorithm `conv` and its gradients take for these shapes, and why.
+
+    The choice depends on shapes, dtype, options and platform alone, so it is always this one.
+
+    Args:
+        x_shape: shape of the images, as `conv` takes them.
+        kernel_shape: shape of the kernel.
+        dtype: of both.
+        platform: `"cpu"`, `"cuda"`, `"rocm"` or `"tpu"`; None is where JAX computes by default.
+        conv_args: as in `conv`: stride, padding, dilation, groups, padding_mode, layout, precision,
+            preferred_element_type, algorithm.
+
+    Returns:
+        For each projection (output, input gradient, kernel gradient) the chosen algorithm with its
+        reason, and then those that it reduces the problem to, if any.
+
+    Raises:
+        ValueError, TypeError: what `conv` raises for these arguments; an unknown platform.
+
+    >>> print(explain((8, 96, 56, 56), (96, 1, 7, 7), groups=96, padding=3, platform="cpu"))
+    output       shift: few channels to a group: all taps in one loop of vectors
+    input_grad   shift: few channels to a group: all taps in one loop of vectors
+    kernel_grad  shift: few channels to a group: all taps in one loop of vectors
+    """
+    if platform is None:
+        platform = default_platform()
+    else:
+        _check.choice("platform", platform, PLATFORMS)
+    kind = jax.dtypes.canonicalize_dtype(_arrays.dtype("dtype", dtype))
+    shapes = _shape("x_shape", x_shape), _shape("kernel_shape", kernel_shape)
+    arrays = [jax.ShapeDtypeStruct(shape, kind) for shape in shapes]
+    closed = jax.make_jaxpr(lambda x, kernel: conv(x, kernel, **conv_args))(*arrays)
+    equation = next(
+        found for found in closed.jaxpr.eqns if found.primitive.name == "jaxconv_output"
+    )
+    (x, w), (y,) = equation.invars, equation.outvars
+    held = {"x": x.aval, "w": w.aval, "y": y.aval}
+    return Explanation(
+        *(
+            _steps(projection, equation.params["form"], [held[a], held[b]], platform)
+            for projection, (a, b, _) in PROJECTIONS.items()
+        )
+    )
+
+
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    items = _check.sequence(name, value, "a sequence of ints, one per axis")
+    return tuple(_check.integer(f"{name}[{axis}]", item, 0) for axis, item in enumerate(items))
+
+
+def _steps(projection: str, form: Any, operands: list[Any], platform: str) -> tuple[Step, ...]:
+    """The choice for a projection, and what its algorithm chooses in turn while it is traced."""
+    problem = Problem(projection, form, tuple(operand.shape for operand in operands), platform)
+    algorithm, reason = choose(problem)
+    steps = [Step(algorithm.name, reason)]
+
+    def compute(*arrays: Any) -> Any:
+        with _frame.recorded() as parts:
+            result = algorithm.maps[projection](problem, *arrays)
+        steps.extend(Step(*part) for part in parts)
+        return result
+
+    if not any(0 in operand.shape for operand in operands):
+        jax.eval_shape(compute, *operands)
+    return tuple(dict.fromkeys(steps))
