@@ -38,49 +38,49 @@ CORE = [
         DIRECT,
         "        padding=geometry.padding,\n",
         "        padding=tuple(pair[::-1] for pair in geometry.padding),\n",
-        "tests/test_values.py::test_conv_equals_loops[asymmetric]",
+        "tests/test_algorithms.py::test_projections_equal_the_form[direct-asymmetric-first]",
     ),
     Slip(
         "rotation: the input gradient does not turn the kernel",
         DIRECT,
         "lax.rev(_swap_channels(problem.form, w), dims.rhs_spec[2:])",
         "_swap_channels(problem.form, w)",
-        "tests/test_gradients.py::test_gradients_equal_the_forms_projections[plain-2d]",
+        "tests/test_algorithms.py::test_projections_equal_the_form[direct-plain-2d-first]",
     ),
     Slip(
         "padding off by one in the input gradient",
         DIRECT,
         "padding.append((reach - low, geometry.spatial[axis] - dilated + low))",
         "padding.append((reach - low + 1, geometry.spatial[axis] - dilated + low - 1))",
-        "tests/test_gradients.py::test_gradients_equal_the_forms_projections[padding]",
+        "tests/test_algorithms.py::test_projections_equal_the_form[direct-padding-first]",
     ),
     Slip(
         "stride and dilation not exchanged in the kernel gradient",
         DIRECT,
         "window_strides=geometry.dilation,\n        rhs_dilation=geometry.stride,",
         "window_strides=geometry.stride,\n        rhs_dilation=geometry.dilation,",
-        "tests/test_gradients.py::test_gradients_equal_the_forms_projections[dilation-stride]",
+        "tests/test_algorithms.py::test_projections_equal_the_form[direct-dilation-stride-first]",
     ),
     Slip(
         "padding of the kernel gradient: all of the tail is read",
         DIRECT,
         "padding.append((low, read - geometry.spatial[axis] - low))",
         "padding.append(geometry.padding[axis])",
-        "tests/test_gradients.py::test_gradients_equal_the_forms_projections[unused-tail]",
+        "tests/test_algorithms.py::test_projections_equal_the_form[direct-unused-tail-first]",
     ),
     Slip(
         "group order: input channels in front of groups in the input gradient",
         DIRECT,
         "return jnp.moveaxis(split, out_axis, in_axis).reshape(shape)",
         "return jnp.moveaxis(split, out_axis, in_axis + 1).reshape(shape)",
-        "tests/test_gradients.py::test_gradients_equal_the_forms_projections[groups]",
+        "tests/test_algorithms.py::test_projections_equal_the_form[direct-groups-first]",
     ),
     Slip(
         "group order: images in front of groups in the kernel gradient",
         DIRECT,
         "return jnp.moveaxis(split, axis, 0).reshape(shape)\n\n\ndef _convolve",
         "return jnp.moveaxis(split, axis, 1).reshape(shape)\n\n\ndef _convolve",
-        "tests/test_gradients.py::test_gradients_equal_the_forms_projections[groups]",
+        "tests/test_algorithms.py::test_projections_equal_the_form[direct-groups-first]",
     ),
     Slip(
         "groups together in float64: zeros times NaN",
@@ -94,7 +94,7 @@ CORE = [
         DIRECT,
         "pairs.append((low + cut_low * step, high + cut_high * step))",
         "pairs.append((low + cut_low, high + cut_high))",
-        "tests/test_gradients.py::test_gradients_equal_the_forms_projections[over-padded]",
+        "tests/test_algorithms.py::test_projections_equal_the_form[direct-over-padded-first]",
     ),
     Slip(
         "half precision summed in half precision",
@@ -122,21 +122,21 @@ CORE = [
         REDUCE,
         "(value > best_value)",
         "(value >= best_value)",
-        "tests/test_gradients.py::test_max_pools_derivative_goes_to_the_first_winner",
+        "tests/test_algorithms.py::test_window_maps_equal_the_oracle[reduce_window-overlap-first]",
     ),
     Slip(
         "NaN rule: the last NaN wins",
         REDUCE,
         "((value != value) & (best_value == best_value))",
         "(value != value)",
-        "tests/test_gradients.py::test_max_pools_derivative_goes_to_the_first_winner",
+        "tests/test_algorithms.py::test_window_maps_equal_the_oracle[reduce_window-overlap-first]",
     ),
     Slip(
         "a window whose elements are all -inf has no winner",
         REDUCE,
         "wins = above | (best_at < 0)",
         "wins = above",
-        "tests/test_gradients.py::test_max_pools_derivative_goes_to_the_first_winner",
+        "tests/test_algorithms.py::test_window_maps_equal_the_oracle[reduce_window-overlap-first]",
     ),
     Slip(
         "sign: the maximum's derivative is negated",
@@ -150,14 +150,14 @@ CORE = [
         REDUCE,
         "config.append((reach - low, geometry.spatial[axis] - dilated + low, s - 1))",
         "config.append((low, geometry.spatial[axis] - dilated + reach - low, s - 1))",
-        "tests/test_gradients.py::test_pools[asymmetric-avg_pool]",
+        "tests/test_algorithms.py::test_window_maps_equal_the_oracle[reduce_window-asymmetric-first]",
     ),
     Slip(
         "stride not re-inserted in up() of a mean",
         REDUCE,
         "dilated + low, s - 1))",
         "dilated + low + (geometry.output[axis] - 1) * (s - 1), 0))",
-        "tests/test_gradients.py::test_pools[stride-over-window-avg_pool]",
+        "tests/test_algorithms.py::test_window_maps_equal_the_oracle[reduce_window-stride-over-window-first]",
     ),
     Slip(
         "an odd remainder of 'same' on the low side",
@@ -472,4 +472,124 @@ CLOSED_FORMS = [
     ),
 ]
 
-SLIPS: list[Slip] = [*CORE, *CLOSED_FORMS]
+ALGORITHMS = "jaxconv/_algorithms/"
+PROJECTED = "tests/test_algorithms.py::test_projections_equal_the_form"
+LARGER = "tests/test_algorithms.py::test_larger_projections_equal_the_form"
+MAPPED = "tests/test_algorithms.py::test_window_maps_equal_the_oracle"
+
+FAST = [
+    Slip(
+        "shift: taps of the input gradient in forward order",
+        ALGORITHMS + "shift.py",
+        "tuple((reach - j, 1) for j in",
+        "tuple((j, 1) for j in",
+        f"{PROJECTED}[shift-padding-first]",
+    ),
+    Slip(
+        "shift: a strided gradient's first window off by one",
+        ALGORITHMS + "shift.py",
+        "first, last = low // s, (n - 1 + low) // s",
+        "first, last = -(-low // s), (n - 1 + low) // s",
+        f"{LARGER}[line-strided-first]",
+    ),
+    Slip(
+        "shift: a row of the kernel gradient's loop read twice",
+        ALGORITHMS + "_rows.py",
+        "number // chunks * together, number % chunks * rows",
+        "number // chunks * together, number * 0",
+        f"{LARGER}[many-rows-first]",
+    ),
+    Slip(
+        "shift: a line broken into rows that do not overlap",
+        ALGORITHMS + "_rows.py",
+        "x[..., 1:, :halo]",
+        "0 * x[..., 1:, :halo]",
+        f"{LARGER}[line-first]",
+    ),
+    Slip(
+        "winograd: a sign in the outputs' matrix",
+        ALGORITHMS + "winograd.py",
+        "A = ((1, 0), (1, 1), (1, -1), (0, -1))",
+        "A = ((1, 0), (1, 1), (1, -1), (0, 1))",
+        f"{PROJECTED}[winograd-padding-first]",
+    ),
+    Slip(
+        "winograd: a sign in the inputs' matrix",
+        ALGORITHMS + "winograd.py",
+        "(0, -1, 1, 0), (0, 1, 0, -1))",
+        "(0, 1, 1, 0), (0, 1, 0, -1))",
+        f"{PROJECTED}[winograd-padding-first]",
+    ),
+    Slip(
+        "fft: convolution in place of correlation",
+        ALGORITHMS + "fft.py",
+        "w_hat = jnp.conj(_kernel_spectrum(problem, w, groups))",
+        "w_hat = _kernel_spectrum(problem, w, groups)",
+        f"{PROJECTED}[fft-plain-1d-first]",
+    ),
+    Slip(
+        "fft: taps not set apart by the dilation",
+        ALGORITHMS + "fft.py",
+        "gaps = [(0, 0, d - 1) for d",
+        "gaps = [(0, 0, d - d) for d",
+        f"{PROJECTED}[fft-dilation-first]",
+    ),
+    Slip(
+        "phases: residues counted from the input instead of the padding",
+        ALGORITHMS + "phases.py",
+        "starts = [low // s for",
+        "starts = [0 * low // s for",
+        f"{LARGER}[stride-twice-first]",
+    ),
+    Slip(
+        "matmul: gaps of a strided input gradient not put back",
+        ALGORITHMS + "matmul.py",
+        "(s if k == 1 else",
+        "(1 if k == 1 else",
+        f"{LARGER}[long-rows-first]",
+    ),
+    Slip(
+        "taps: dilation forgotten",
+        ALGORITHMS + "taps.py",
+        "(1 + axis, a * d, m, s)",
+        "(1 + axis, a, m, s)",
+        f"{PROJECTED}[taps-dilation-first]",
+    ),
+    Slip(
+        "groups: kernels split along the input channels",
+        ALGORITHMS + "groups.py",
+        "return layout.kernel_axes[0]",
+        "return layout.kernel_axes[1]",
+        f"{PROJECTED}[groups-groups-first]",
+    ),
+    Slip(
+        "slices: a sum's second part over the end of the first",
+        ALGORITHMS + "slices.py",
+        "offset += size * d",
+        "offset += size",
+        f"{MAPPED}[slices-long-dilated-first]",
+    ),
+    Slip(
+        "slices: one residue too many has the longer window",
+        ALGORITHMS + "slices.py",
+        "residue < full",
+        "residue <= full",
+        f"{MAPPED}[slices-long-window-first]",
+    ),
+    Slip(
+        "winners: the last of equals in place of the first",
+        ALGORITHMS + "winners.py",
+        "above = (value > best)",
+        "above = (value >= best)",
+        f"{MAPPED}[winners-overlap-first]",
+    ),
+    Slip(
+        "winners: padding may win",
+        ALGORITHMS + "winners.py",
+        "first * np.int32(d * plane)",
+        "first * np.int32(0 * plane)",
+        f"{MAPPED}[winners-asymmetric-first]",
+    ),
+]
+
+SLIPS: list[Slip] = [*CORE, *CLOSED_FORMS, *FAST]

@@ -51,7 +51,7 @@ def _is_anything(problem: Problem) -> bool:
 
 
 def _on_one_cpu(problem: Problem) -> bool:
-    return problem.platform == "cpu" and problem.devices == 1
+    return problem.platform == "cpu" and problem.devices == 1 and problem.static
 
 
 def _on_cpu_convolution(problem: Problem) -> bool:
@@ -182,6 +182,8 @@ def check_asked(algorithm: str, problem: Problem) -> None:
             f"algorithm must be one of {', '.join(['auto', *names])}; got {algorithm!r}"
         )
     entry = REGISTER[algorithm]
+    if not (problem.static or entry.symbolic):
+        raise ValueError(f"algorithm {algorithm!r} needs to know the batch size; got a symbol")
     reason = entry.refuses(problem) if problem.projection in entry.maps else "it has no such map"
     if reason:
         raise ValueError(
@@ -190,4 +192,6 @@ def check_asked(algorithm: str, problem: Problem) -> None:
 
 
 def _can(algorithm: Algorithm, problem: Problem) -> bool:
+    if not (problem.static or algorithm.symbolic):
+        return False
     return problem.projection in algorithm.maps and not algorithm.refuses(problem)

@@ -106,7 +106,8 @@ def _shape(name: str, value: Any) -> tuple[int, ...]:
 
 def _steps(projection: str, form: Any, operands: list[Any], platform: str) -> tuple[Step, ...]:
     """The choice for a projection, and what its algorithm chooses in turn while it is traced."""
-    problem = Problem(projection, form, tuple(operand.shape for operand in operands), platform)
+    shapes = tuple(operand.shape for operand in operands)
+    problem = Problem(projection, form, shapes, platform, choose=choose)
     algorithm, reason = choose(problem)
     steps = [Step(algorithm.name, reason)]
 

@@ -14,6 +14,7 @@ shapes and dtypes; `_primitives` makes them JAX primitives, `_algorithms` comput
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,7 @@ class Problem:
         shapes: the shapes of its operands.
         platform: what is lowered for: `"cpu"`, `"cuda"`, `"rocm"`, `"tpu"`, or `"other"`.
         devices: how many of them the program is split over.
+        choose: the table's choice, for algorithms that reduce a problem to others.
     """
 
     projection: str
@@ -110,3 +112,9 @@ class Problem:
     shapes: tuple[Shape, ...]
     platform: str
     devices: int = 1
+    choose: Callable[["Problem"], Any] | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def static(self) -> bool:
+        """Whether all sizes are known: batch sizes may be symbols (`jax.export`)."""
+        return all(type(size) is int for shape in self.shapes for size in shape)

@@ -55,7 +55,7 @@ def map_primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: 
         shape, dtype = result(form, *shapes)
         if 0 in shape or any(0 in operand for operand in shapes):
             return jnp.full(shape, _value_of_nothing(name, dtype), dtype)
-        problem = Problem(name, form, shapes, platform, devices)
+        problem = Problem(name, form, shapes, platform, devices, choose)
         return choose(problem)[0].maps[name](problem, *operands)
 
     @functools.lru_cache(maxsize=CACHED_PROGRAMS)

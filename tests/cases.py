@@ -167,6 +167,7 @@ POOL = [
     ),
     PoolCase("ceil-alone", (1, 1, 2), (3,), {"ceil_mode": True, "stride": 2}),
     PoolCase("long-window", (1, 2, 40), (19,), {"stride": 2}),
+    PoolCase("long-dilated", (1, 2, 41), (19,), {"dilation": 2, "stride": 1}),
 ]
 
 

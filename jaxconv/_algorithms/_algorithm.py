@@ -23,8 +23,10 @@ class Algorithm(NamedTuple):
         name: what callers ask for.
         maps: a function `(problem, *operands) -> result` for each map it has.
         refuses: the reason why it cannot do a problem, or None when it can.
+        symbolic: whether it can do without knowing the batch size (`jax.export`).
     """
 
     name: str
     maps: Mapping[str, Map]
     refuses: Callable[[Problem], Any] = _fits_all
+    symbolic: bool = False

@@ -76,13 +76,14 @@ def solve(problem: Problem, projection: str, geometry: Geometry, a: Array, b: Ar
 
     The algorithm that was asked for is not asked for again.
     """
-    from .._choice import choose  # the table, which needs the algorithms to be there
-
     form = dataclasses.replace(problem.form, geometry=geometry, algorithm="auto")
-    part = Problem(projection, form, (a.shape, b.shape), problem.platform, problem.devices)
+    shapes = (a.shape, b.shape)
+    part = dataclasses.replace(problem, projection=projection, form=form, shapes=shapes)
     if 0 in (*a.shape, *b.shape):
         return jnp.zeros(form.result_shape(projection, a.shape, b.shape), result_dtype(part))
-    algorithm, reason = choose(part)
+    if part.choose is None:
+        raise TypeError(f"a problem that is reduced to others needs a choice; got {problem}")
+    algorithm, reason = part.choose(part)
     record = _RECORD.get()
     if record is not None:
         record.append((algorithm.name, reason))
@@ -167,7 +168,10 @@ def as_output(problem: Problem, compute: Compute, y: Array, w: Array) -> Array:
     turned_geometry = dataclasses.replace(geometry, spatial=geometry.output, padding=padding)
     x, kernel, image = problem.form.dtypes
     form = dataclasses.replace(problem.form, geometry=turned_geometry, dtypes=(image, kernel, x))
-    return compute(Problem("output", form, (y.shape, turned.shape), problem.platform), y, turned)
+    shapes = (y.shape, turned.shape)
+    return compute(
+        dataclasses.replace(problem, projection="output", form=form, shapes=shapes), y, turned
+    )
 
 
 def blocks(form: Form, shapes: Sequence[tuple[int, ...]], projection: str) -> tuple[int, int, int]:

@@ -64,6 +64,7 @@ ALGORITHM = Algorithm(
     lambda problem: (
         None if isinstance(problem.form.geometry, Partition) else "its windows are of one size"
     ),
+    symbolic=True,
 )
 
 

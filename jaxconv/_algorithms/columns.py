@@ -35,7 +35,7 @@ def fold(problem: Problem, columns: Array) -> Array:
     return x.astype(form.dtypes[0])
 
 
-ALGORITHM = Algorithm("columns", {"unfold": unfold, "fold": fold})
+ALGORITHM = Algorithm("columns", {"unfold": unfold, "fold": fold}, symbolic=True)
 
 
 def _unfold(geometry: Geometry, x: Array) -> Array:

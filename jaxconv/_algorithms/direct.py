@@ -99,7 +99,9 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 
 
 ALGORITHM = Algorithm(
-    "direct", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}
+    "direct",
+    {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad},
+    symbolic=True,
 )
 
 

@@ -147,6 +147,7 @@ ALGORITHM = Algorithm(
         "pick": pick,
         "place": place,
     },
+    symbolic=True,
 )
 
 

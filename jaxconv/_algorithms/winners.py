@@ -9,6 +9,7 @@ they name it: a gather by shifted slices in place of XLA:CPU's scatter, or of it
 select-and-scatter, both of which go through the windows one by one on one core.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, apart, cut, framed
+from ._frame import Frame, apart, cut, framed, total
 from .reduce_window import lowest
 from .slices import in_parts, read, steps, tap
 
@@ -73,34 +74,35 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     return apart(lambda x: in_parts(problem, winners, x), x)
 
 
-def _along(geometry: Geometry, axis: int, values: np.ndarray, shape: Sequence[int]) -> Array:
+def _starts(geometry: Geometry, axis: int) -> Array:
+    """Where the windows of an axis begin."""
+    _, _, s, outputs = steps(geometry, axis)
+    return lax.iota(np.int32, outputs) * np.int32(s) - np.int32(geometry.padding[axis][0])
+
+
+def _along(axis: int, values: Array, shape: Sequence[int]) -> Array:
     """Integers along a spatial axis, the same for all else."""
-    return lax.broadcast_in_dim(jnp.asarray(values, np.int32), shape, (axis + 1,))
+    return lax.broadcast_in_dim(values, shape, (axis + 1,))
 
 
 def _corners(geometry: Geometry, planes: Sequence[int], shape: Sequence[int]) -> Array:
     """Flat position of each window's first tap, be it padding or not."""
-    corner = jnp.zeros(shape, np.int32)
-    for axis, plane in enumerate(planes):
-        starts = (
-            np.arange(geometry.output[axis]) * geometry.stride[axis] - geometry.padding[axis][0]
-        )
-        corner = corner + _along(geometry, axis, starts * plane, shape)
-    return corner
+    corners = (_starts(geometry, axis) * np.int32(plane) for axis, plane in enumerate(planes))
+    return total([_along(axis, corner, shape) for axis, corner in enumerate(corners)])
 
 
 def _first_elements(geometry: Geometry, planes: Sequence[int], shape: Sequence[int]) -> Array:
     """Each window's first tap that is no padding, from its corner on; negative where none is."""
-    first = jnp.zeros(shape, np.int32)
-    empty = jnp.zeros(shape, bool)
+    offsets, empty = [], []
     for axis, plane in enumerate(planes):
-        k, d, s, outputs = steps(geometry, axis)
-        starts = np.arange(outputs)[:, None] * s - geometry.padding[axis][0]
-        positions = starts + np.arange(k) * d
-        inside = (positions >= 0) & (positions < geometry.spatial[axis])
-        first = first + _along(geometry, axis, inside.argmax(1) * d * plane, shape)
-        empty = empty | (_along(geometry, axis, np.asarray(inside.any(1)), shape) == 0)
-    return jnp.where(empty, np.int32(-1), first)
+        k, d, _, _ = steps(geometry, axis)
+        before = jnp.maximum(-_starts(geometry, axis), 0)  # elements of padding ahead
+        first = lax.div(before + np.int32(d - 1), np.int32(d))
+        beyond = _starts(geometry, axis) + first * np.int32(d) >= geometry.spatial[axis]
+        offsets.append(_along(axis, first * np.int32(d * plane), shape))
+        empty.append(_along(axis, beyond | (first >= k), shape))
+    nothing = functools.reduce(jnp.logical_or, empty)
+    return jnp.where(nothing, np.int32(-1), total(offsets))
 
 
 def place(problem: Problem, y: Array, where: Array) -> Array:

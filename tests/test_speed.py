@@ -1,0 +1,97 @@
+"""The benchmark: what it computes and prints. No test looks at a time."""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "experiments" / "speed.py"
+
+
+def run(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    command = [sys.executable, str(SCRIPT), "--seconds", "0.001", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def speed():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        spec = importlib.util.spec_from_file_location("speed", SCRIPT)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+
+
+def test_a_cell_with_all_that_can_be_measured(tmp_path):
+    numbers, chart = tmp_path / "speed.json", tmp_path / "speed.png"
+    ran = run("--only", "LeNet 5x5, first", "--in-scan", "--memory", "--compile", "--no-torch",
+              "--json", str(numbers), "--chart", str(chart))  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "geometric mean" in ran.stdout
+    found = json.loads(numbers.read_text())
+    assert found["machine"]["jax"]
+    assert [row["pass"] for row in found["rows"]] == [
+        "forward", "input gradient", "kernel gradient"
+    ]  # fmt: skip
+    for row in found["rows"]:
+        assert row["error"] < 1e-5
+        for key in ("jaxconv first", "lax last", "ratio lax", "ratio layout", "ratio scan",
+                    "memory jaxconv last", "compile lax first"):  # fmt: skip
+            assert row[key] >= 0
+            assert math.isfinite(row[key])
+    assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+def test_pools_transposed_and_double_precision():
+    for only in ("max 3-D", "U-Net 2x2 s2 transposed, kernel"):
+        ran = run("--only", only, "--dtype", "float64")
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_bad_input_is_one_line():
+    ran = run("--only", "no such layer")
+    assert ran.returncode == 2
+    assert ran.stderr.strip() == "speed: no cell or pass has 'no such layer' in its name"
+
+
+def test_a_wrong_result_is_said(speed, monkeypatch, capsys):
+    """With lax's side of the kernel gradient turned around, the comparison must fail."""
+    right = speed.laxs
+    monkeypatch.setattr(speed, "laxs", lambda cell, last: lambda *a: -right(cell, last)(*a))
+    code = speed.main(["--only", "LeNet 5x5, first, forward", "--no-torch", "--seconds", "0.001"])
+    assert code == 1
+    assert "LeNet 5x5, first, forward differs from lax by 2.0e+00" in capsys.readouterr().out
+
+
+def test_ratios_are_of_the_best_layouts(speed):
+    row = {"jaxconv first": 2.0, "jaxconv last": 1.0, "lax first": 3.0, "lax last": 4.0,
+           "torch": 0.5, "torch last": 2.0}  # fmt: skip
+    assert speed.ratios(row) == {"ratio lax": 3.0, "ratio layout": 1.5, "ratio torch": 0.5}
+    assert speed.geometric_mean([2, 8]) == pytest.approx(4)
+
+
+def test_each_call_takes_its_turn(speed):
+    order = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    speed.interleave(calls, 0.01)
+    first = order[2:].index("b")
+    assert "a" in order[2 + first :]
+
+
+def test_every_kind_of_work_of_the_list_has_its_cell(speed):
+    names = " ".join(cell.name for cell in speed.CELLS)
+    for word in ("LeNet", "stem", "1x1 up", "1x1 down", "VGG", "depthwise 3x3 s2", "5x5", "7x7",
+                 "patches 4x4", "32 groups", "2 groups", "multiplier", "DeepLab", "U-Net", "DCGAN",
+                 "WaveNet", "causal", "audio", "3-D 3x3x3", "3-D depthwise", "31x31", "batch 1",
+                 "batch 32", "ViT", "max 15x15", "max 3-D", "avg 15x15", "avg global"):  # fmt: skip
+        assert word in names
