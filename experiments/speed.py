@@ -92,6 +92,7 @@ def measure(cell: Cell, which: str, args: argparse.Namespace) -> dict[str, Any]:
         for last in (False, True):
             key = f"jaxconv {'last' if last else 'first'}"
             calls[f"scan {key}"] = jax_call(ours, cell, which, last, args.dtype, LOOPS)
+            calls[f"outside {key}"] = jax_call(ours, cell, which, last, args.dtype, 1)
     best = interleave(calls, args.seconds)
     row |= {key: best[key] / (LOOPS if key.startswith("scan") else 1) for key in best}
     return row | ratios(row)
@@ -133,7 +134,7 @@ def ratios(row: dict[str, Any]) -> dict[str, float]:
         found["torch"] = min(row["torch"], row.get("torch last", math.inf)) / best
     if "scan jaxconv first" in row:
         found["scan"] = max(
-            row[f"scan jaxconv {end}"] / row[f"jaxconv {end}"] for end in ("first", "last")
+            row[f"scan jaxconv {end}"] / row[f"outside jaxconv {end}"] for end in ("first", "last")
         )
     return {f"ratio {key}": value for key, value in found.items()}
 

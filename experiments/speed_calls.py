@@ -140,7 +140,8 @@ def jax_call(
     dtype: str,
     scan: int = 0,
 ) -> Pass:
-    """One pass of one cell, differentiated by JAX; `scan`: so often inside of a loop."""
+    """One pass of one cell, differentiated by JAX; `scan`: so often in a loop, 1 is outside of one,
+    with the same extra product."""
 
     def move(array: np.ndarray, kernel: bool) -> Any:
         return np.moveaxis(array, (0, 1), (-1, -2)) if kernel else np.moveaxis(array, 1, -1)
@@ -157,7 +158,10 @@ def jax_call(
         arrays = [move(array, len(arrays) == 3 and at == 1) for at, array in enumerate(arrays)]
     function, taken = _pass(make(cell, last), cell, which, arrays)
     placed = tuple(jnp.asarray(np.ascontiguousarray(array)) for array in taken)
-    return Pass(jax.jit(_looped(function, scan) if scan else function), placed, back)
+    if scan:
+        function = _looped(function, scan) if scan > 1 else _scaled(function)
+        placed = (jnp.ones((), dtype), *placed)
+    return Pass(jax.jit(function), placed, back)
 
 
 def _pass(function: Any, cell: Cell, which: str, arrays: list[Any]) -> tuple[Any, list[Any]]:
@@ -176,18 +180,28 @@ def _pass(function: Any, cell: Cell, which: str, arrays: list[Any]) -> tuple[Any
     return lambda x, dy: jax.linear_transpose(lambda w: function(x, w), kernel)(dy)[0], [x, dy]
 
 
+def _scaled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its smallest operand times a number that is 1, but not to the compiler."""
+
+    def scaled(one, *arrays):
+        least = min(range(len(arrays)), key=lambda at: arrays[at].size)
+        return function(*(a * one if at == least else a for at, a in enumerate(arrays)))
+
+    return scaled
+
+
 def _looped(function: Callable[..., Any], times: int) -> Callable[..., Any]:
-    """The same several times; the barrier keeps XLA from taking the work out of the loop."""
+    """The scaled function so often, each time by a number from the result before: XLA would take
+    work that is the same in each step out of the loop."""
 
-    def looped(*arrays):
+    def looped(one, *arrays):
         def step(carry, _):
-            (first, *rest), _ = lax.optimization_barrier((arrays, carry))
-            return function(first, *rest), None
+            result = _scaled(function)(carry[0], *arrays)
+            return (one + 0 * result[(0,) * result.ndim], result), None
 
-        start = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arrays)
-        )
-        return lax.scan(step, start, None, length=times)[0]
+        result = jax.eval_shape(function, *arrays)
+        start = one, jnp.zeros(result.shape, result.dtype)
+        return lax.scan(step, start, None, length=times)[0][1]
 
     return looped
 

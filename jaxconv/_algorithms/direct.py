@@ -187,15 +187,35 @@ def _convolve(
         padding=padding,
         lhs_dilation=lhs_dilation,
         rhs_dilation=rhs_dilation,
-        dimension_numbers=dims,
         feature_group_count=1 if apart else feature_group_count,
         batch_group_count=batch_group_count,
         precision=form.precision,
         preferred_element_type=accumulate,
     )
+    if problem.platform == "cpu":
+        convolve = functools.partial(_in_order, convolve, dims)
+    else:
+        convolve = functools.partial(convolve, dimension_numbers=dims)
     if apart:
         convolve = functools.partial(_group_by_group, convolve, dims, feature_group_count)
     return convolve(lhs.astype(compute), rhs.astype(compute)).astype(result_dtype)
+
+
+def _in_order(
+    convolve: Callable[..., Array], dims: lax.ConvDimensionNumbers, lhs: Array, rhs: Array
+) -> Array:
+    """The convolution with channels last, and all arrays written out in that order.
+
+    XLA:CPU does the same by itself, but for programs' loops: there it leaves the arrays as they
+    lie, and convolves them element by element (jax-ml/jax#12868).
+    """
+    spatial = "DHW"[-(lhs.ndim - 2) :]
+    order = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    image = (dims.lhs_spec[0], *dims.lhs_spec[2:], dims.lhs_spec[1])
+    kernel = (*dims.rhs_spec[2:], dims.rhs_spec[1], dims.rhs_spec[0])
+    result = (dims.out_spec[0], *dims.out_spec[2:], dims.out_spec[1])
+    y = convolve(lhs.transpose(image), rhs.transpose(kernel), dimension_numbers=order)
+    return y.transpose([result.index(axis) for axis in range(y.ndim)])
 
 
 def _groups_apart(problem: Problem, accumulate: np.dtype) -> bool:
