@@ -551,8 +551,8 @@ FAST = [
     Slip(
         "taps: dilation forgotten",
         ALGORITHMS + "taps.py",
-        "(1 + axis, a * d, m, s)",
-        "(1 + axis, a, m, s)",
+        "grid.T * np.asarray(geometry.dilation, np.int32)",
+        "grid.T * 1",
         f"{PROJECTED}[taps-dilation-first]",
     ),
     Slip(

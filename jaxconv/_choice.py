@@ -104,19 +104,23 @@ def _is_winograds(problem: Problem) -> bool:
         return False
     if problem.projection == "kernel_grad":
         return max(inputs, outputs) <= min(256, tiles)
-    return max(inputs, outputs) <= 128 and tiles >= 1024 and winograd.parts(problem) == 1
+    return max(inputs, outputs) <= 96 and tiles >= 1024 and winograd.parts(problem) <= 2
 
 
 def _is_thick(problem: Problem) -> bool:
-    """Three spatial axes, which XLA:CPU is slow on, or a kernel that outweighs a small image."""
+    """Three spatial axes, which XLA:CPU is slow on, a strided kernel gradient of many channels, or
+    a kernel that outweighs a small image."""
     if not _on_cpu_convolution(problem):
         return False
+    geometry = problem.form.geometry
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    positions = problem.shapes[0][0] * math.prod(problem.form.geometry.output)
-    outweighs = min(inputs, outputs) >= 384 and positions <= 1024
-    if problem.form.geometry.rank == 3:
-        return min(inputs, outputs) >= 8
-    return outweighs and problem.projection != "kernel_grad"
+    least = min(inputs, outputs)
+    if geometry.rank == 3:
+        return least >= 8
+    if problem.projection == "kernel_grad":
+        strided = geometry.stride != (1,) * geometry.rank
+        return strided and least >= 64 and math.prod(geometry.window) <= 16
+    return least >= 384 and problem.shapes[0][0] * math.prod(geometry.output) <= 1024
 
 
 def _is_elemental(problem: Problem) -> bool:
@@ -139,7 +143,7 @@ TABLE: tuple[Row, ...] = (
     Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
     Row("winograd", _is_winograds, "3x3: 16 products for 36"),
     Row("phases", _is_strided_gradient, "a strided input gradient as one of stride 1 on residues"),
-    Row("taps", _is_thick, "3-D, or few positions: one matrix product to a tap"),
+    Row("taps", _is_thick, "3-D, strided, or few positions: one matrix product to a tap"),
     Row("taps", _is_elemental, "one matrix product to a tap, where XLA convolves one by one"),
     Row("phases", _is_elemental, "strided, to be one of stride 1 that has matrix products"),
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is known for it"),

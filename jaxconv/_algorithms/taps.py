@@ -5,17 +5,16 @@
     kernel_grad  w[a] = x[s*stride + a*dilation - low]' y
 
 Each x[...] is a matrix of all outputs' positions by the input channels, a strided slice of x: no
-matrix of whole patches is ever written out. For the dtypes whose convolutions XLA:CPU computes
-element by element, and wherever its convolution is at its worst.
+matrix of whole patches is ever written out, and a loop holds one at a time. For what XLA:CPU
+convolves element by element, and wherever its convolution is at its worst.
 """
 
-import itertools
-from collections.abc import Iterator
-
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
 from .._form import Problem
+from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._frame import (
     Frame,
@@ -25,21 +24,14 @@ from ._frame import (
     framed,
     result_dtype,
     sum_dtype,
-    total,
 )
-
-#: Most taps: the products are written out.
-MOST_TAPS = 64
 
 
 def refuses(problem: Problem) -> str | None:
-    """Groups, and windows with many taps."""
+    """Groups, and strided input gradients."""
     geometry = problem.form.geometry
-    taps = len(list(itertools.product(*map(range, geometry.window))))
     if geometry.groups > 1:
         return "it has no groups"
-    if taps > MOST_TAPS:
-        return f"it writes out at most {MOST_TAPS} products, and the window has {taps} taps"
     if problem.projection == "input_grad" and geometry.stride != (1,) * geometry.rank:
         return "it has no strided input gradient, see phases"
     return None
@@ -67,35 +59,50 @@ ALGORITHM = Algorithm(
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
     geometry, dtype = problem.form.geometry, sum_dtype(problem)
-    w = w.astype(dtype).reshape(-1, *w.shape[-2:])
-    parts = [
-        jnp.matmul(part, w[at], precision=problem.form.precision)
-        for at, part in enumerate(_read(problem, x.astype(dtype)))
-    ]
-    return total(parts).reshape(x.shape[0], *geometry.output, -1).astype(result_dtype(problem))
+    x, matrices = _framed(problem, x.astype(dtype)), w.astype(dtype).reshape(-1, *w.shape[-2:])
+
+    def product(at: Array, matrix: Array) -> Array:
+        return jnp.matmul(_read(problem, x, at), matrix, precision=problem.form.precision)
+
+    def step(y: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
+        return y + product(*tap), None
+
+    offsets = _offsets(geometry)
+    first = product(offsets[0], matrices[0])
+    y, _ = lax.scan(step, first, (offsets[1:], matrices[1:]))
+    return y.reshape(x.shape[0], *geometry.output, -1).astype(result_dtype(problem))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     geometry, dtype = problem.form.geometry, sum_dtype(problem)
-    y = y.astype(dtype).reshape(-1, y.shape[-1])
-    parts = [
-        jnp.matmul(part.T, y, precision=problem.form.precision)
-        for part in _read(problem, x.astype(dtype))
-    ]
-    w = jnp.stack(parts).reshape(*geometry.window, x.shape[-1], y.shape[-1])
-    return w.astype(result_dtype(problem))
+    x, y = _framed(problem, x.astype(dtype)), y.astype(dtype).reshape(-1, y.shape[-1])
+
+    def product(at: Array) -> Array:
+        return jnp.matmul(_read(problem, x, at).T, y, precision=problem.form.precision)
+
+    w = lax.map(product, _offsets(geometry))
+    return w.reshape(*geometry.window, *w.shape[1:]).astype(result_dtype(problem))
 
 
-def _read(problem: Problem, x: Array) -> Iterator[Array]:
-    """For each tap, what all outputs read there: `(positions, c_i)`."""
+def _offsets(geometry: Geometry) -> Array:
+    """Where each tap begins to read: `(taps, rank)`."""
+    grid = np.indices(geometry.window, np.int32).reshape(geometry.rank, -1)
+    return jnp.asarray(grid.T * np.asarray(geometry.dilation, np.int32))
+
+
+def _framed(problem: Problem, x: Array) -> Array:
     geometry = problem.form.geometry
     sizes = zip(geometry.padding, geometry.output, geometry.stride, geometry.extent, strict=True)
-    x = framed(
-        x,
-        [Frame(1 + axis, -low, (m - 1) * s + e) for axis, ((low, _), m, s, e) in enumerate(sizes)],
-    )
-    for at in itertools.product(*map(range, geometry.window)):
-        steps = zip(at, geometry.dilation, geometry.output, geometry.stride, strict=True)
-        yield cut(x, [(1 + axis, a * d, m, s) for axis, (a, d, m, s) in enumerate(steps)]).reshape(
-            -1, x.shape[-1]
-        )
+    read = [(-low, (m - 1) * s + e) for (low, _), m, s, e in sizes]
+    return framed(x, [Frame(1 + axis, *frame) for axis, frame in enumerate(read)])
+
+
+def _read(problem: Problem, x: Array, at: Array) -> Array:
+    """What all outputs read at one tap: `(positions, c_i)`."""
+    geometry = problem.form.geometry
+    zero = jnp.zeros((), at.dtype)
+    spans = [(m - 1) * s + 1 for m, s in zip(geometry.output, geometry.stride, strict=True)]
+    part = lax.dynamic_slice(x, (zero, *at, zero), (x.shape[0], *spans, x.shape[-1]))
+    taken = zip(geometry.output, geometry.stride, strict=True)
+    part = cut(part, [(1 + axis, 0, m, s) for axis, (m, s) in enumerate(taken)])
+    return part.reshape(-1, x.shape[-1])

@@ -44,8 +44,9 @@ B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 A = ((1, 0), (1, 1), (1, -1), (0, -1))
 POINTS = tuple(itertools.product(range(4), range(4)))
-#: What is held at once, in bytes, before the batch is taken in parts: see `slices.MOST_BYTES`.
-MOST_BYTES = 7 * 2**22
+#: What is held at once before the batch is taken in parts: bytes, see `slices.MOST_BYTES`, and
+#: elements over those of the operands.
+MOST_BYTES, MOST_HELD = 7 * 2**22, 3
 
 
 def refuses(problem: Problem) -> str | None:
@@ -86,8 +87,10 @@ def parts(problem: Problem) -> int:
     kernel_grad = problem.projection == "kernel_grad"
     held = inputs + outputs if kernel_grad else max(inputs, outputs)
     tiles = math.prod(-(-m // 2) for m in _results(problem))
-    size = 16 * problem.shapes[0][0] * tiles * held * sum_dtype(problem).itemsize
-    return min(problem.shapes[0][0], -(-size // MOST_BYTES))
+    size = 16 * problem.shapes[0][0] * tiles * held
+    given = sum(math.prod(shape) for shape in problem.shapes)
+    most = min(MOST_BYTES // sum_dtype(problem).itemsize, MOST_HELD * given)
+    return min(problem.shapes[0][0], -(-size // most))
 
 
 def _results(problem: Problem) -> tuple[int, ...]:
