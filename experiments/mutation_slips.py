@@ -537,8 +537,8 @@ FAST = [
     Slip(
         "phases: residues counted from the input instead of the padding",
         ALGORITHMS + "phases.py",
-        "starts = [low // s for",
-        "starts = [0 * low // s for",
+        "low - s * at, n)",
+        "low, n)",
         f"{LARGER}[stride-twice-first]",
     ),
     Slip(
