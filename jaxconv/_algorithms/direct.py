@@ -192,23 +192,26 @@ def _convolve(
         precision=form.precision,
         preferred_element_type=accumulate,
     )
-    if problem.platform == "cpu":
-        convolve = functools.partial(_in_order, convolve, dims)
-    else:
-        convolve = functools.partial(convolve, dimension_numbers=dims)
+    convolve = functools.partial(_in_order, problem, convolve, dims)
     if apart:
         convolve = functools.partial(_group_by_group, convolve, dims, feature_group_count)
     return convolve(lhs.astype(compute), rhs.astype(compute)).astype(result_dtype)
 
 
 def _in_order(
-    convolve: Callable[..., Array], dims: lax.ConvDimensionNumbers, lhs: Array, rhs: Array
+    problem: Problem,
+    convolve: Callable[..., Array],
+    dims: lax.ConvDimensionNumbers,
+    lhs: Array,
+    rhs: Array,
 ) -> Array:
-    """The convolution with channels last, and all arrays written out in that order.
+    """The convolution, on a CPU with channels last and all arrays written out in that order.
 
     XLA:CPU does the same by itself, but for programs' loops: there it leaves the arrays as they
     lie, and convolves them element by element (jax-ml/jax#12868).
     """
+    if problem.platform != "cpu":
+        return convolve(lhs, rhs, dimension_numbers=dims)
     spatial = "DHW"[-(lhs.ndim - 2) :]
     order = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     image = (dims.lhs_spec[0], *dims.lhs_spec[2:], dims.lhs_spec[1])
