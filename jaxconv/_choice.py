@@ -119,19 +119,22 @@ def _is_thick(problem: Problem) -> bool:
         return least >= 8
     if problem.projection == "kernel_grad":
         strided = geometry.stride != (1,) * geometry.rank
-        return strided and least >= 64 and math.prod(geometry.window) <= 16
+        single = sum_dtype(problem) not in DOUBLE
+        return single and strided and least >= 64 and math.prod(geometry.window) <= 16
     return least >= 384 and problem.shapes[0][0] * math.prod(geometry.output) <= 1024
 
 
 def _is_elemental(problem: Problem) -> bool:
     """What XLA:CPU convolves element by element: integers, and double precision but for the plain
-    form with two spatial axes."""
+    form with two spatial axes; a gradient of two by two taps, as phases has them, is not plain."""
     if not _on_cpu_convolution(problem):
         return False
     dtype, geometry = sum_dtype(problem), problem.form.geometry
     if dtype.kind in "iu":
         return True
-    strided = problem.projection == "input_grad" and geometry.stride != (1,) * geometry.rank
+    backwards = problem.projection == "input_grad"
+    strided = backwards and geometry.stride != (1,) * geometry.rank
+    strided |= backwards and math.prod(geometry.window) <= 4
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     return dtype in DOUBLE and (strided or (geometry.rank != 2 and min(inputs, outputs) >= 8))
 
