@@ -1,5 +1,6 @@
 """`explain`: what the table chooses for a call, and why."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -86,9 +87,7 @@ def explain(
     shapes = _shape("x_shape", x_shape), _shape("kernel_shape", kernel_shape)
     arrays = [jax.ShapeDtypeStruct(shape, kind) for shape in shapes]
     closed = jax.make_jaxpr(lambda x, kernel: conv(x, kernel, **conv_args))(*arrays)
-    equation = next(
-        found for found in closed.jaxpr.eqns if found.primitive.name == "jaxconv_output"
-    )
+    equation = next(_equations(closed.jaxpr, "jaxconv_output"))
     (x, w), (y,) = equation.invars, equation.outvars
     held = {"x": x.aval, "w": w.aval, "y": y.aval}
     return Explanation(
@@ -97,6 +96,16 @@ def explain(
             for projection, (a, b, _) in PROJECTIONS.items()
         )
     )
+
+
+def _equations(jaxpr: Any, name: str) -> Iterator[Any]:
+    """All equations of a primitive; jax 0.11 leaves inlined functions as equations of their own."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == name:
+            yield equation
+        for value in equation.params.values():
+            if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
+                yield from _equations(inner, name)
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import jaxconv as jc
 from jaxconv import _algorithms, _choice
 from jaxconv._algorithms import phases, shift, winograd
 from jaxconv._algorithms.fft import fast_size
+from jaxconv._explain import _equations
 from jaxconv._form import PROJECTIONS, Problem
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -40,7 +41,7 @@ def the_form(case, dtype, last=False):
         operands = cases.last(operands[0], case.rank), cases.kernel_last(operands[1])
         options["layout"] = cases.LAYOUTS[case.rank]
     jaxpr = jax.make_jaxpr(lambda x, w: jc.conv(x, w, **options))(*operands)
-    found = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "jaxconv_output"]
+    found = list(_equations(jaxpr.jaxpr, "jaxconv_output"))
     return found[0].params["form"], tuple(var.aval.shape for var in found[0].invars)
 
 
@@ -288,9 +289,7 @@ WINDOW_MAPS = ("reduce_window", "slices", "winners")
 def test_window_maps_equal_the_oracle(name, case, last):
     """Maxima, winners and sums by their definition; the maps back by theirs."""
     jaxpr = jax.make_jaxpr(lambda x: jc.max_pool(x, case.window, **case.options))(case.array())
-    form = next(
-        eqn.params["form"] for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "jaxconv_window_max"
-    )
+    form = next(_equations(jaxpr.jaxpr, "jaxconv_window_max")).params["form"]
     x = cases.one_batch(case.array(), case.rank)
 
     def planes(image):
