@@ -64,7 +64,7 @@ CORE = [
     Slip(
         "padding of the kernel gradient: all of the tail is read",
         DIRECT,
-        "padding.append((low, read - geometry.spatial[axis] - low))",
+        "padding.append((low, geometry.read[axis] - geometry.spatial[axis] - low))",
         "padding.append(geometry.padding[axis])",
         "tests/test_algorithms.py::test_projections_equal_the_form[direct-unused-tail-first]",
     ),
@@ -78,8 +78,8 @@ CORE = [
     Slip(
         "group order: images in front of groups in the kernel gradient",
         DIRECT,
-        "return jnp.moveaxis(split, axis, 0).reshape(shape)\n\n\ndef _convolve",
-        "return jnp.moveaxis(split, axis, 1).reshape(shape)\n\n\ndef _convolve",
+        "stacked(x, form.geometry.groups, form.layout.channel_axis), 0, 2)",
+        "stacked(x, form.geometry.groups, form.layout.channel_axis).swapaxes(0, 1), 0, 2)",
         "tests/test_algorithms.py::test_projections_equal_the_form[direct-groups-first]",
     ),
     Slip(
@@ -486,10 +486,10 @@ FAST = [
         f"{PROJECTED}[shift-padding-first]",
     ),
     Slip(
-        "shift: a strided gradient's first window off by one",
-        ALGORITHMS + "shift.py",
-        "first, last = low // s, (n - 1 + low) // s",
-        "first, last = -(-low // s), (n - 1 + low) // s",
+        "a strided gradient's first window off by one",
+        ALGORITHMS + "_frame.py",
+        "first, last = low // s,",
+        "first, last = -(-low // s),",
         f"{LARGER}[line-strided-first]",
     ),
     Slip(
@@ -535,9 +535,9 @@ FAST = [
         f"{PROJECTED}[fft-dilation-first]",
     ),
     Slip(
-        "phases: residues counted from the input instead of the padding",
-        ALGORITHMS + "phases.py",
-        "low - s * at, n)",
+        "residues counted from the input instead of the padding",
+        ALGORITHMS + "_frame.py",
+        "low % s, n)",
         "low, n)",
         f"{LARGER}[stride-twice-first]",
     ),

@@ -48,10 +48,10 @@ def interleave(calls: dict[str, Callable[[], None]], seconds: float) -> dict[str
     Each turn is a few runs of one call, the first of them not counted: what ran before has left its
     threads awake and the caches full.
     """
-    best = dict.fromkeys(calls, math.inf)
+    best: dict[str, float] = {}
     for name, call in calls.items():
         call()
-        best[name] = min(best[name], _timed(call))
+        best[name] = _timed(call)
     rounds = 5
     for _ in range(rounds):
         for name, call in calls.items():
@@ -60,7 +60,7 @@ def interleave(calls: dict[str, Callable[[], None]], seconds: float) -> dict[str
             runs = max(1, min(20, int(seconds / rounds / best[name])))
             if best[name] < seconds / 20:
                 call()
-            best[name] = min(best[name], *(_timed(call) for _ in range(runs)), math.inf)
+            best[name] = min(best[name], *(_timed(call) for _ in range(runs)))
     return best
 
 

@@ -74,7 +74,7 @@ def operands(cell: Cell, dtype: str) -> tuple[np.ndarray, ...]:
         arrays = (image, rng.normal(size=(*cell.image[:2], *result)))
     else:
         kernel = rng.normal(size=cell.kernel)
-        shape = jax.eval_shape(functools.partial(ours(cell, False)), image, kernel).shape
+        shape = jax.eval_shape(ours(cell, False), image, kernel).shape
         arrays = (image, kernel, rng.normal(size=shape))
     return tuple(array.astype(getattr(jnp, dtype)) for array in arrays)
 
@@ -233,9 +233,7 @@ def torch_call(cell: Cell, which: str, last: bool, dtype: str) -> Callable[[], N
 
 
 def _torch_function(cell: Cell) -> Callable[..., Any]:
-    functional = torch.nn.functional
-    name = {"conv": "conv{}d", "conv_transpose": "conv_transpose{}d"}.get(cell.kind)
-    function = getattr(functional, (name or cell.kind + "{}d").format(cell.rank))
+    function = getattr(torch.nn.functional, f"{cell.kind}{cell.rank}d")
     sides = pairs(cell)
     options = {"stride": strides(cell), "padding": [low for low, _ in sides]}
     if cell.pool:

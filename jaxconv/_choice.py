@@ -6,6 +6,7 @@ algorithm where it is at least as exact as `direct` within the documented bound,
 measured by `experiments/`; the last rows hold for everything, on every platform.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -58,10 +59,19 @@ def _on_cpu_convolution(problem: Problem) -> bool:
     return _is_convolution(problem) and _on_one_cpu(problem)
 
 
+def _for_cpu(fits: Callable[[Problem], bool]) -> Callable[[Problem], bool]:
+    """A row about convolutions on one CPU: `fits` is asked of no other problem."""
+
+    @functools.wraps(fits)
+    def on_cpu(problem: Problem) -> bool:
+        return _on_cpu_convolution(problem) and fits(problem)
+
+    return on_cpu
+
+
+@_for_cpu
 def _is_slim(problem: Problem) -> bool:
     """So few channels, to a group or in all, that a matrix product has nothing to share."""
-    if not _on_cpu_convolution(problem):
-        return False
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     if problem.projection == "kernel_grad" and groups == 1:
         return inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
@@ -69,9 +79,10 @@ def _is_slim(problem: Problem) -> bool:
     return inputs * outputs <= 64 and (groups > 1 or results <= 16)
 
 
+@_for_cpu
 def _is_strided_gradient(problem: Problem) -> bool:
     """A strided input gradient, where XLA:CPU's form of it multiplies mostly zeros."""
-    if not _on_cpu_convolution(problem) or problem.projection != "input_grad":
+    if problem.projection != "input_grad":
         return False
     geometry = problem.form.geometry
     _, inputs, _ = blocks(problem.form, problem.shapes, "input_grad")
@@ -81,23 +92,19 @@ def _is_strided_gradient(problem: Problem) -> bool:
     return geometry.rank == 3 or inputs <= 32 or (odd and math.prod(geometry.output) >= 784)
 
 
+@_for_cpu
 def _is_large_window(problem: Problem) -> bool:
     """Few channels and so many taps that even zeros up to the input's size are fewer products."""
-    if not _on_cpu_convolution(problem):
-        return False
     geometry = problem.form.geometry
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    taps, read = math.prod(geometry.window), 1
-    for m, e in zip(geometry.output, geometry.extent, strict=True):
-        read *= m + e - 1
+    taps, read = math.prod(geometry.window), math.prod(geometry.read)
     return inputs * outputs <= 16 and taps >= 128 and 24 * read <= math.prod(geometry.output) * taps
 
 
+@_for_cpu
 def _is_winograds(problem: Problem) -> bool:
     """3x3 with channels enough for matrix products, yet not so many that the kernel's transform,
     16 numbers for 9, weighs as much as the image's."""
-    if not _on_cpu_convolution(problem) or winograd.refuses(problem):
-        return False
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     tiles = problem.shapes[0][0] * math.prod(-(-m // 2) for m in problem.form.geometry.output)
     if min(inputs, outputs) < 32:
@@ -107,11 +114,10 @@ def _is_winograds(problem: Problem) -> bool:
     return max(inputs, outputs) <= 96 and tiles >= 1024 and winograd.parts(problem) <= 2
 
 
+@_for_cpu
 def _is_thick(problem: Problem) -> bool:
     """Three spatial axes, which XLA:CPU is slow on, a strided kernel gradient of many channels, or
     a kernel that outweighs a small image."""
-    if not _on_cpu_convolution(problem):
-        return False
     geometry = problem.form.geometry
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     least = min(inputs, outputs)
@@ -124,11 +130,10 @@ def _is_thick(problem: Problem) -> bool:
     return least >= 384 and problem.shapes[0][0] * math.prod(geometry.output) <= 1024
 
 
+@_for_cpu
 def _is_elemental(problem: Problem) -> bool:
     """What XLA:CPU convolves element by element: integers, and double precision but for the plain
     form with two spatial axes; a gradient of two by two taps, as phases has them, is not plain."""
-    if not _on_cpu_convolution(problem):
-        return False
     dtype, geometry = sum_dtype(problem), problem.form.geometry
     if dtype.kind in "iu":
         return True

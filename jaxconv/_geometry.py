@@ -56,6 +56,12 @@ class Geometry:
         axes = zip(self.padded, self.extent, self.stride, strict=True)
         return tuple((n - extent) // s + 1 for n, extent, s in axes)
 
+    @functools.cached_property
+    def read(self) -> Ints:
+        """What all windows together read of the padded input: `(m - 1) * s + extent`."""
+        axes = zip(self.output, self.stride, self.extent, strict=True)
+        return tuple((m - 1) * s + extent for m, s, extent in axes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Partition:

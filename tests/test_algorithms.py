@@ -61,6 +61,11 @@ ABLE = [(name, case) for name in NAMES for case in CONV if able(name, case)]
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize(("name", "case"), ABLE, ids=[f"{name}-{case.id}" for name, case in ABLE])
 def test_projections_equal_the_form(name, case, last):
+    assert_projections(name, case, last)
+
+
+def assert_projections(name, case, last):
+    """All projections that an algorithm has of a case, against the form."""
     form, _ = the_form(case, "float64", last)
     x, w, _ = case.arrays()
     x = cases.one_batch(x, case.rank)
@@ -114,7 +119,7 @@ LARGER = [
 def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(phases, "FEW_CHANNELS", 0)
     monkeypatch.setattr(winograd, "MOST_BYTES", 4096)
-    test_projections_equal_the_form(name, case, last)
+    assert_projections(name, case, last)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex128", "int32"])

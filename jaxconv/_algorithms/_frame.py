@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -55,6 +56,31 @@ def framed(array: Array, frames: Sequence[Frame], outside: Any = 0) -> Array:
     return array
 
 
+def read_frames(geometry: Geometry, first: int) -> list[Frame]:
+    """What all windows read of x, whose spatial axes begin with `first`."""
+    axes = zip(geometry.padding, geometry.read, strict=True)
+    return [Frame(first + axis, -low, length) for axis, ((low, _), length) in enumerate(axes)]
+
+
+def own_frames(geometry: Geometry, first: int) -> list[Frame]:
+    """Where x itself is in what all windows read."""
+    axes = zip(geometry.padding, geometry.spatial, strict=True)
+    return [Frame(first + axis, low, size) for axis, ((low, _), size) in enumerate(axes)]
+
+
+def quotients(geometry: Geometry, axis: int) -> tuple[int, int]:
+    """The first Q, and how many, of all `t = Q*stride + r - low` that x has along an axis."""
+    low, s = geometry.padding[axis][0], geometry.stride[axis]
+    first, last = low // s, (geometry.spatial[axis] - 1 + low) // s
+    return first, last - first + 1
+
+
+def residue_frames(geometry: Geometry, first: int) -> list[Frame]:
+    """Where x itself is in all residues of all its quotients."""
+    axes = zip(geometry.padding, geometry.stride, geometry.spatial, strict=True)
+    return [Frame(first + axis, low % s, n) for axis, ((low, _), s, n) in enumerate(axes)]
+
+
 def cut(array: Array, cuts: Sequence[tuple[int, int, int, int]]) -> Array:
     """`(axis, start, count, step)`: so many elements of an axis, a step apart."""
     starts, stops, steps = [0] * array.ndim, list(array.shape), [1] * array.ndim
@@ -65,10 +91,19 @@ def cut(array: Array, cuts: Sequence[tuple[int, int, int, int]]) -> Array:
 
 def total(terms: Sequence[Array]) -> Array:
     """The sum, from the first term on."""
-    result = terms[0]
-    for term in terms[1:]:
-        result = result + term
-    return result
+    return functools.reduce(operator.add, terms)
+
+
+def stacked(array: Array, groups: int, axis: int) -> Array:
+    """Groups, which an axis has outermost, as an axis of their own in front."""
+    shape = (*array.shape[:axis], groups, array.shape[axis] // groups, *array.shape[axis + 1 :])
+    return jnp.moveaxis(array.reshape(shape), axis, 0)
+
+
+def unstacked(array: Array, axis: int) -> Array:
+    """The inverse of `stacked`."""
+    moved = jnp.moveaxis(array, 0, axis)
+    return lax.collapse(moved, axis, axis + 2)
 
 
 def solve(problem: Problem, projection: str, geometry: Geometry, a: Array, b: Array) -> Array:

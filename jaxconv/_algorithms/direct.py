@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._arrays import HALF, accumulator
+from .._arrays import HALF
 from .._check import Pairs
 from .._form import PROJECTIONS, Form, Problem
 from ._algorithm import Algorithm
+from ._frame import stacked, sum_dtype, unstacked
 
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
@@ -80,8 +81,7 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     dims = _dimension_numbers(problem.form)
     padding = []
     for axis, (low, _) in enumerate(geometry.padding):
-        read = (geometry.output[axis] - 1) * geometry.stride[axis] + geometry.extent[axis]
-        padding.append((low, read - geometry.spatial[axis] - low))
+        padding.append((low, geometry.read[axis] - geometry.spatial[axis] - low))
     specs = (_transposed(dims.lhs_spec), _transposed(dims.out_spec), _transposed(dims.rhs_spec))
     groups = {"batch_group_count": geometry.groups}
     if _groups_as_features(problem):
@@ -149,11 +149,7 @@ def _groups_as_features(problem: Problem) -> bool:
 
 def _groups_to_batch(form: Form, x: Array) -> Array:
     """(n, groups * i) becomes (groups * n, i), each on its own axis still."""
-    groups, axis = form.geometry.groups, form.layout.channel_axis
-    shape = list(x.shape)
-    shape[0], shape[axis] = groups * shape[0], shape[axis] // groups
-    split = x.reshape(*x.shape[:axis], groups, shape[axis], *x.shape[axis + 1 :])
-    return jnp.moveaxis(split, axis, 0).reshape(shape)
+    return lax.collapse(stacked(x, form.geometry.groups, form.layout.channel_axis), 0, 2)
 
 
 def _convolve(
@@ -239,17 +235,8 @@ def _group_by_group(
     rhs: Array,
 ) -> Array:
     """One group after the other, in a loop, so that programs do not grow with their number."""
-
-    def split(array: Array, axis: int) -> Array:
-        shape = (*array.shape[:axis], groups, array.shape[axis] // groups, *array.shape[axis + 1 :])
-        return jnp.moveaxis(array.reshape(shape), axis, 0)
-
-    operands = split(lhs, dims.lhs_spec[1]), split(rhs, dims.rhs_spec[0])
-    result = lax.map(lambda pair: convolve(*pair), operands)
-    axis = dims.out_spec[1]
-    merged = jnp.moveaxis(result, 0, axis)
-    shape = merged.shape
-    return merged.reshape(*shape[:axis], groups * shape[axis + 1], *shape[axis + 2 :])
+    operands = stacked(lhs, groups, dims.lhs_spec[1]), stacked(rhs, groups, dims.rhs_spec[0])
+    return unstacked(lax.map(lambda pair: convolve(*pair), operands), dims.out_spec[1])
 
 
 def _dtypes(problem: Problem) -> tuple[np.dtype, np.dtype]:
@@ -262,10 +249,9 @@ def _dtypes(problem: Problem) -> tuple[np.dtype, np.dtype]:
     # Whatever promotion the caller allows: these dtypes were settled at the door.
     with jax.numpy_dtype_promotion("standard"):
         operands = jnp.promote_types(a, b)
-        wide = jnp.promote_types(operands, result)
     if operands in HALF and result in (operands, np.float32) and problem.platform != "cpu":
         return operands, np.dtype(result)
-    wide = accumulator(wide)
+    wide = sum_dtype(problem)
     return wide, wide
 
 

@@ -22,7 +22,16 @@ from jax import Array, lax
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, blocks, channels_first, framed, result_dtype, sum_dtype, total
+from ._frame import (
+    blocks,
+    channels_first,
+    framed,
+    own_frames,
+    read_frames,
+    result_dtype,
+    sum_dtype,
+    total,
+)
 
 #: Most pairs of channels to a group: the products are written out.
 MOST_PAIRS = 64
@@ -63,7 +72,7 @@ ALGORITHM = Algorithm(
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
     groups, inputs, outputs = blocks(problem.form, problem.shapes, "output")
-    x_hat = _image_spectrum(problem, _read(problem, x), inputs)
+    x_hat = _image_spectrum(problem, framed(x, read_frames(problem.form.geometry, 2)), inputs)
     w_hat = jnp.conj(_kernel_spectrum(problem, w, groups))
     y_hat = total([x_hat[:, :, None, i] * w_hat[None, :, :, i] for i in range(inputs)])
     y = _back(problem, y_hat, problem.form.geometry.output)
@@ -76,17 +85,15 @@ def _input_grad(problem: Problem, y: Array, w: Array) -> Array:
     y_hat = _image_spectrum(problem, y, outputs)
     w_hat = _kernel_spectrum(problem, w, groups)
     x_hat = total([y_hat[:, :, o, None] * w_hat[None, :, o] for o in range(outputs)])
-    x = _back(problem, x_hat, _lengths(geometry))
+    x = _back(problem, x_hat, geometry.read)
     x = x.reshape(x.shape[0], groups * inputs, *x.shape[3:])
-    wanted = zip(geometry.padding, geometry.spatial, strict=True)
-    frames = [Frame(2 + axis, low, n) for axis, ((low, _), n) in enumerate(wanted)]
-    return framed(x, frames).astype(result_dtype(problem))
+    return framed(x, own_frames(geometry, 2)).astype(result_dtype(problem))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     geometry = problem.form.geometry
     groups, inputs, outputs = blocks(problem.form, problem.shapes, "kernel_grad")
-    x_hat = _image_spectrum(problem, _read(problem, x), inputs)
+    x_hat = _image_spectrum(problem, framed(x, read_frames(problem.form.geometry, 2)), inputs)
     y_hat = jnp.conj(_image_spectrum(problem, y, outputs))
     w_hat = total([x_hat[n, :, None] * y_hat[n, :, :, None] for n in range(x.shape[0])])
     w = _back(problem, w_hat, geometry.extent)
@@ -94,13 +101,8 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     return w.reshape(groups * outputs, inputs, *geometry.window).astype(result_dtype(problem))
 
 
-def _lengths(geometry: Geometry) -> tuple[int, ...]:
-    """What all windows of an axis read."""
-    return tuple(m + e - 1 for m, e in zip(geometry.output, geometry.extent, strict=True))
-
-
 def _sizes(geometry: Geometry) -> tuple[int, ...]:
-    return tuple(fast_size(length) for length in _lengths(geometry))
+    return tuple(fast_size(length) for length in geometry.read)
 
 
 def fast_size(least: int) -> int:
@@ -114,14 +116,6 @@ def fast_size(least: int) -> int:
             threes *= 3
         fives *= 5
     return best
-
-
-def _read(problem: Problem, x: Array) -> Array:
-    geometry = problem.form.geometry
-    sizes = zip(geometry.padding, _lengths(geometry), strict=True)
-    return framed(
-        x, [Frame(2 + axis, -low, length) for axis, ((low, _), length) in enumerate(sizes)]
-    )
 
 
 def _transform(problem: Problem, array: Array) -> Array:

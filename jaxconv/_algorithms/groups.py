@@ -11,7 +11,7 @@ from jax import Array, lax
 
 from .._form import PROJECTIONS, Problem
 from ._algorithm import Algorithm
-from ._frame import solve
+from ._frame import solve, stacked, unstacked
 
 #: Groups written out one by one; more are looped over, so that programs do not grow.
 MOST_UNROLLED = 8
@@ -29,16 +29,8 @@ def _project(problem: Problem, a: Array, b: Array) -> Array:
     if groups <= MOST_UNROLLED:
         pairs = zip(jnp.split(a, groups, first), jnp.split(b, groups, second), strict=True)
         return lax.concatenate([alone(*pair) for pair in pairs], result)
-    stacked = lax.map(
-        lambda pair: alone(*pair), (_stack(a, groups, first), _stack(b, groups, second))
-    )
-    moved = jnp.moveaxis(stacked, 0, result)
-    return lax.collapse(moved, result, result + 2)
-
-
-def _stack(array: Array, groups: int, axis: int) -> Array:
-    shape = (*array.shape[:axis], groups, array.shape[axis] // groups, *array.shape[axis + 1 :])
-    return jnp.moveaxis(array.reshape(shape), axis, 0)
+    operands = stacked(a, groups, first), stacked(b, groups, second)
+    return unstacked(lax.map(lambda pair: alone(*pair), operands), result)
 
 
 def _axis(problem: Problem, array: str) -> int:

@@ -23,7 +23,7 @@ from jax import Array, lax
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, cut, framed, result_dtype, sum_dtype
+from ._frame import cut, framed, own_frames, read_frames, result_dtype, sum_dtype
 
 
 def refuses(problem: Problem) -> str | None:
@@ -120,13 +120,7 @@ def _by_image(columns: Sequence[int], c_o: int) -> bool:
 def _patches(geometry: Geometry, channels_last: bool, x: Array) -> Array:
     """All windows: `(n * windows, taps * c)` channels last, `(n, c * taps, windows)` first."""
     rank, first = geometry.rank, 1 if channels_last else 2
-    frames = [
-        Frame(first + axis, -low, (m - 1) * s + e)
-        for axis, ((low, _), m, s, e) in enumerate(
-            zip(geometry.padding, geometry.output, geometry.stride, geometry.extent, strict=True)
-        )
-    ]
-    x = framed(x, frames)
+    x = framed(x, read_frames(geometry, first))
     cuts, shape = [], list(x.shape[:first])
     for axis, (k, s, d, m) in enumerate(
         zip(geometry.window, geometry.stride, geometry.dilation, geometry.output, strict=True)
@@ -166,10 +160,4 @@ def _unpatched(geometry: Geometry, channels_last: bool, patches: Array, n: int, 
     x = x.reshape(*merged, *x.shape[first + 2 * rank :])
     if any(between for _, _, between in pads):
         x = lax.pad(x, np.zeros((), x.dtype), pads)
-    frames = [
-        Frame(first + axis, low, size)
-        for axis, ((low, _), size) in enumerate(
-            zip(geometry.padding, geometry.spatial, strict=True)
-        )
-    ]
-    return framed(x, frames)
+    return framed(x, own_frames(geometry, first))

@@ -21,7 +21,7 @@ from jax import Array, lax
 from .._form import Problem, Shape
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, framed, solve
+from ._frame import Frame, framed, own_frames, quotients, residue_frames, solve
 
 #: Most input channels for which residues become channels of an input gradient in spite of taps that
 #: are zero.
@@ -99,8 +99,7 @@ def _image_to_space(problem: Problem, x: Array) -> Array:
     geometry = problem.form.geometry
     first = problem.form.layout.first_spatial(x.ndim)
     x = _to_space(problem, x, first, tuple(_deep(geometry).spatial))
-    wanted = zip(geometry.padding, geometry.spatial, strict=True)
-    return framed(x, [Frame(first + axis, low, n) for axis, ((low, _), n) in enumerate(wanted)])
+    return framed(x, own_frames(geometry, first))
 
 
 def _kernel_to_depth(problem: Problem, w: Array) -> Array:
@@ -181,9 +180,7 @@ def _by_residues(problem: Problem, y: Array, w: Array) -> Array:
     """
     geometry, window = problem.form.geometry, _first_tap(problem)
     first, rank = problem.form.layout.first_spatial(y.ndim), geometry.rank
-    starts = [low // s for (low, _), s in zip(geometry.padding, geometry.stride, strict=True)]
-    sizes = zip(geometry.spatial, geometry.padding, geometry.stride, starts, strict=True)
-    counts = [(n - 1 + low) // s - start + 1 for n, (low, _), s, start in sizes]
+    starts, counts = zip(*(quotients(geometry, axis) for axis in range(rank)), strict=True)
 
     def residue(at: Sequence[int]) -> Array:
         strides = [slice(None)] * w.ndim
@@ -194,7 +191,7 @@ def _by_residues(problem: Problem, y: Array, w: Array) -> Array:
         reach = [(k - 1) * d for k, d in zip(taps, geometry.dilation, strict=True)]
         ends = zip(geometry.output, counts, starts, reach, strict=True)
         padding = tuple((start, m - n - start + e) for m, n, start, e in ends)
-        plain = Geometry(tuple(counts), taps, (1,) * rank, padding, geometry.dilation)
+        plain = Geometry(counts, taps, (1,) * rank, padding, geometry.dilation)
         return solve(problem, "input_grad", plain, y, part)
 
     def interleaved(at: tuple[int, ...]) -> Array:
@@ -204,8 +201,4 @@ def _by_residues(problem: Problem, y: Array, w: Array) -> Array:
         x = jnp.stack([interleaved((*at, r)) for r in range(s)], axis + 1)
         return lax.collapse(x, axis, axis + 2)
 
-    crops = zip(geometry.padding, geometry.stride, starts, geometry.spatial, strict=True)
-    return framed(
-        interleaved(()),
-        [Frame(first + axis, low - s * at, n) for axis, ((low, _), s, at, n) in enumerate(crops)],
-    )
+    return framed(interleaved(()), residue_frames(geometry, first))

@@ -85,7 +85,7 @@ def _axis_winner(geometry: Geometry, axis: int, value: Array, where: Array) -> t
     s, d, k = geometry.stride[axis], geometry.dilation[axis], geometry.window[axis]
     outputs = geometry.output[axis]
     # Pad (or crop) to exactly what the windows read; padding is at position -1 and always loses.
-    high = (outputs - 1) * s + geometry.extent[axis] - geometry.spatial[axis] - low
+    high = geometry.read[axis] - geometry.spatial[axis] - low
     config = [(low, high, 0) if at == axis + 1 else (0, 0, 0) for at in range(value.ndim)]
     value = lax.pad(value, lowest(value.dtype), config)
     where = lax.pad(where, np.int32(-1), config)

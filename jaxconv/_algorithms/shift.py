@@ -22,7 +22,18 @@ from jax import Array
 
 from .._form import Problem, Shape
 from ._algorithm import Algorithm
-from ._frame import Frame, blocks, channels_first, cut, framed, result_dtype, sum_dtype
+from ._frame import (
+    Compute,
+    Frame,
+    blocks,
+    channels_first,
+    cut,
+    framed,
+    quotients,
+    read_frames,
+    result_dtype,
+    sum_dtype,
+)
 from ._rows import Axis, all_taps, lines_as_rows, nested, row_sums, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
@@ -68,7 +79,7 @@ ALGORITHM = Algorithm(
 )
 
 
-def _by_layout(problem: Problem, compute, a: Array, b: Array) -> Array:
+def _by_layout(problem: Problem, compute: Compute, a: Array, b: Array) -> Array:
     """Channels last where each group has one channel and there are enough groups for a vector."""
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     if problem.form.layout.channels_last and inputs == outputs == 1 and groups >= FEWEST_LANES:
@@ -80,20 +91,18 @@ def _output_axis(problem: Problem, axis: int) -> Axis:
     geometry = problem.form.geometry
     s, d, m = geometry.stride[axis], geometry.dilation[axis], geometry.output[axis]
     cuts = tuple((a * d, s) for a in range(geometry.window[axis]))
-    length = (m - 1) * s + geometry.extent[axis]
-    return Axis(-geometry.padding[axis][0], length, cuts, m, 1, 0, m)
+    return Axis(-geometry.padding[axis][0], geometry.read[axis], cuts, m, 1, 0, m)
 
 
 def _input_grad_axis(problem: Problem, axis: int) -> Axis:
     """Tap `r + j*s` of a strided axis, or tap j of a dilated one, reads `y[Q - j*d]`."""
     geometry = problem.form.geometry
-    s, d, n = geometry.stride[axis], geometry.dilation[axis], geometry.spatial[axis]
-    low = geometry.padding[axis][0]
-    first, last = low // s, (n - 1 + low) // s
+    s, d = geometry.stride[axis], geometry.dilation[axis]
+    first, count = quotients(geometry, axis)
     reach = (-(-geometry.window[axis] // s) - 1) * d
     cuts = tuple((reach - j, 1) for j in range(0, reach + 1, d))
-    count = last - first + 1
-    return Axis(first - reach, count + reach, cuts, count, s, low - s * first, n)
+    crop = geometry.padding[axis][0] % s
+    return Axis(first - reach, count + reach, cuts, count, s, crop, geometry.spatial[axis])
 
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
@@ -150,9 +159,6 @@ def _sum_last(image: Array, weights: Sequence[Array], axes: Sequence[Axis]) -> A
     """
     frames = [Frame(1 + at, axis.start, axis.length) for at, axis in enumerate(axes)]
     image = framed(image, frames)
-    shape = [image.shape[0]]
-    for axis in axes:
-        shape += [axis.taken, axis.residues]
     strided = any(axis.residues > 1 for axis in axes)
     terms = []
     for at, weight in zip(all_taps(axes), weights, strict=True):
@@ -233,7 +239,7 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     x, y = x.astype(dtype), y.astype(dtype)
     axes = [_output_axis(problem, axis) for axis in range(geometry.rank)]
     first = 1 if form.layout.channels_last else 2
-    x = framed(x, [Frame(first + at, axis.start, axis.length) for at, axis in enumerate(axes)])
+    x = framed(x, read_frames(geometry, first))
     if form.layout.channels_last:
         sums = row_sums(x, y, axes, 1)
         w = jnp.stack([part.sum((0, *range(2, part.ndim - 1))) for part in sums], 1)

@@ -12,6 +12,7 @@ XLA:CPU's `reduce_window` runs through each window element by element (15x15: ov
 long).
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, cut, framed
+from ._frame import Frame, cut, framed, quotients, read_frames, residue_frames
 from .reduce_window import lowest
 
 #: Windows of at most so many taps are one expression.
@@ -89,21 +90,15 @@ def in_parts(problem: Problem, function: Callable[[Array], Array], x: Array) -> 
     return lax.concatenate([function(x[start : start + size]) for start in starts], 0)
 
 
-def read(geometry: Geometry, axis: int) -> Frame:
-    """The frame that the windows of an axis read."""
-    length = (geometry.output[axis] - 1) * geometry.stride[axis] + geometry.extent[axis]
-    return Frame(axis + 1, -geometry.padding[axis][0], length)
-
-
 def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Array:
     """All windows' elements combined; `outside` is what padding is made of."""
-    rank = geometry.rank
+    frames = read_frames(geometry, 1)
     if math.prod(geometry.window) <= MOST_TAPS:
-        x = framed(x, [read(geometry, axis) for axis in range(rank)], outside)
+        x = framed(x, frames, outside)
         taps = itertools.product(*map(range, geometry.window))
-        return _combined([tap(geometry, x, at) for at in taps], combine)
-    for axis in range(rank):
-        x = framed(x, [read(geometry, axis)], outside)
+        return functools.reduce(combine, (tap(geometry, x, at) for at in taps))
+    for axis, frame in enumerate(frames):
+        x = framed(x, [frame], outside)
         x = _axis_windows(x, axis + 1, steps(geometry, axis), combine)
     return x
 
@@ -128,13 +123,6 @@ def tap(geometry: Geometry, x: Array, at: Sequence[int]) -> Array:
     )
 
 
-def _combined(terms: Sequence[Array], combine: Combine) -> Array:
-    result = terms[0]
-    for term in terms[1:]:
-        result = combine(result, term)
-    return result
-
-
 def _axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine: Combine) -> Array:
     """Windows of k taps, d apart, along one axis, in log2(k) steps; every s-th is wanted."""
     k, d, s, outputs = steps
@@ -150,15 +138,14 @@ def _axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine
         size *= 2
     if combine is lax.max:
         parts = [(x, 0), (x, (k - size) * d)][: 1 if k == size else 2]
-    return _combined([cut(part, [(axis, start, outputs, s)]) for part, start in parts], combine)
+    wanted = (cut(part, [(axis, start, outputs, s)]) for part, start in parts)
+    return functools.reduce(combine, wanted)
 
 
 def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
     """`x[Q*s + r - low] = sum_j y[Q - j]`, j over the taps r + j*s (or j*d) that there are."""
     k, d, s, _ = steps(geometry, axis)
-    n, low = geometry.spatial[axis], geometry.padding[axis][0]
-    first, last = low // s, (n - 1 + low) // s
-    count, at = last - first + 1, axis + 1
+    (first, count), at = quotients(geometry, axis), axis + 1
     longest = -(-k // s)
     full = k - (longest - 1) * s
 
@@ -180,7 +167,7 @@ def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
                 residue < full, wide, lax.broadcast_in_dim(windows(longest - 1), shape, kept)
             )
         x = wide.reshape(*x.shape[:at], count * s, *x.shape[at + 1 :])
-    return framed(x, [Frame(at, low - s * first, n)])
+    return framed(x, [residue_frames(geometry, 1)[axis]])
 
 
 ALGORITHM = Algorithm(

@@ -17,11 +17,11 @@ from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._frame import (
-    Frame,
     as_output,
     channels_last,
     cut,
     framed,
+    read_frames,
     result_dtype,
     sum_dtype,
 )
@@ -59,7 +59,10 @@ ALGORITHM = Algorithm(
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
     geometry, dtype = problem.form.geometry, sum_dtype(problem)
-    x, matrices = _framed(problem, x.astype(dtype)), w.astype(dtype).reshape(-1, *w.shape[-2:])
+    x, matrices = (
+        framed(x.astype(dtype), read_frames(geometry, 1)),
+        w.astype(dtype).reshape(-1, *w.shape[-2:]),
+    )
 
     def product(at: Array, matrix: Array) -> Array:
         return jnp.matmul(_read(problem, x, at), matrix, precision=problem.form.precision)
@@ -75,7 +78,10 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     geometry, dtype = problem.form.geometry, sum_dtype(problem)
-    x, y = _framed(problem, x.astype(dtype)), y.astype(dtype).reshape(-1, y.shape[-1])
+    x, y = (
+        framed(x.astype(dtype), read_frames(geometry, 1)),
+        y.astype(dtype).reshape(-1, y.shape[-1]),
+    )
 
     def product(at: Array) -> Array:
         return jnp.matmul(_read(problem, x, at).T, y, precision=problem.form.precision)
@@ -88,13 +94,6 @@ def _offsets(geometry: Geometry) -> Array:
     """Where each tap begins to read: `(taps, rank)`."""
     grid = np.indices(geometry.window, np.int32).reshape(geometry.rank, -1)
     return jnp.asarray(grid.T * np.asarray(geometry.dilation, np.int32))
-
-
-def _framed(problem: Problem, x: Array) -> Array:
-    geometry = problem.form.geometry
-    sizes = zip(geometry.padding, geometry.output, geometry.stride, geometry.extent, strict=True)
-    read = [(-low, (m - 1) * s + e) for (low, _), m, s, e in sizes]
-    return framed(x, [Frame(1 + axis, *frame) for axis, frame in enumerate(read)])
 
 
 def _read(problem: Problem, x: Array, at: Array) -> Array:

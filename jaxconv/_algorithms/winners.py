@@ -23,9 +23,9 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, apart, cut, framed, total
+from ._frame import Frame, apart, cut, framed, quotients, read_frames, residue_frames, total
 from .reduce_window import lowest
-from .slices import in_parts, read, steps, tap
+from .slices import in_parts, steps, tap
 
 #: Most taps of a window: they are written out.
 MOST_TAPS = 16
@@ -54,7 +54,7 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     planes = [math.prod(geometry.spatial[axis + 1 :]) for axis in range(geometry.rank)]
 
     def winners(x: Array) -> Array:
-        x = framed(x, [read(geometry, axis) for axis in range(geometry.rank)], lowest(x.dtype))
+        x = framed(x, read_frames(geometry, 1), lowest(x.dtype))
         best: Any = None
         shape = (x.shape[0], *geometry.output, x.shape[-1])
         where = _first_elements(geometry, planes, shape)
@@ -132,20 +132,14 @@ def place(problem: Problem, y: Array, where: Array) -> Array:
         result = result + jnp.where(winner == mine, value, np.zeros((), y.dtype))
     merged = [shape[at] * shape[at + 1] for at in range(1, len(shape) - 1, 2)]
     result = result.reshape(shape[0], *merged, shape[-1])
-    crops = [
-        Frame(axis + 1, geometry.padding[axis][0] - geometry.stride[axis] * first, n)
-        for axis, ((first, _, _, _), n) in enumerate(zip(axes, geometry.spatial, strict=True))
-    ]
-    return framed(result, crops).astype(dtype)
+    return framed(result, residue_frames(geometry, 1)).astype(dtype)
 
 
 def _reaching(geometry: Geometry, axis: int) -> tuple[int, int, int, range]:
     """First Q and their number, the largest j, and all j, of the windows that elements lie in."""
     k, d, s, _ = steps(geometry, axis)
-    low = geometry.padding[axis][0]
-    first, last = low // s, (geometry.spatial[axis] - 1 + low) // s
     reach = (-(-k // s) - 1) * d
-    return first, last - first + 1, reach, range(0, reach + 1, d)
+    return *quotients(geometry, axis), reach, range(0, reach + 1, d)
 
 
 def _positions(geometry: Geometry, axes: Sequence[Any], shape: Sequence[int]) -> Array:
