@@ -248,4 +248,4 @@ def _torch_function(cell: Cell) -> Callable[..., Any]:
         return lambda x, w: function(x, w, **options)
     flat = [side for pair in reversed(sides) for side in pair]
     options["padding"] = 0
-    return lambda x, w: function(functional.pad(x, flat), w, **options)
+    return lambda x, w: function(torch.nn.functional.pad(x, flat), w, **options)

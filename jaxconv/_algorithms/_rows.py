@@ -1,18 +1,25 @@
 """Sums over taps, axis by axis: what `shift` is made of, and rows of products added up."""
 
+import functools
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ._frame import Frame, cut, framed, total
+from ._frame import Frame, apart, cut, framed, padded, total
 
-#: Rows written out in one step of the kernel gradient's loop: fewer, and XLA computes the slices
-#: that they are cut from again and again, inside of the sum.
-FEWEST_ROWS, MOST_ROWS = 17, 56
+#: Rows of one expression, images of at most so many rows being added up in it together; and
+#: expressions written out, before there is a loop over them.
+MOST_ROWS, FEW_ROWS, MOST_CHUNKS = 56, 28, 2
+#: The least length of the lines that a single axis is cut into, so that they fill vectors.
+SHORTEST_LINE = 16
+
+#: The products of a slice of x and one of y; here they may be given axes for pairs of channels.
+Multiply = Callable[[Array, Array], Array]
 
 
 class Axis(NamedTuple):
@@ -54,69 +61,103 @@ def nested(terms: Sequence[Array], inner: int) -> Array:
     return total([total(terms[at : at + inner]) for at in range(0, len(terms), inner)])
 
 
-def lines_as_rows(x: Array, y: Array, axis: Axis) -> tuple[Array, Array, list[Axis]]:
-    """One spatial axis broken into rows, as long as windows at least; x's rows overlap."""
-    stride = axis.cuts[0][1]
-    halo = axis.length - (axis.taken - 1) * stride - 1
-    length = max(-(-axis.taken // MOST_ROWS), -(-halo // stride), min(16, axis.taken))
-    rows = -(-axis.taken // length)
-    y = framed(y, [Frame(4, 0, rows * length)]).reshape(*y.shape[:4], rows, length)
-    x = framed(x, [Frame(4, 0, (rows + 1) * length * stride)])
-    x = x.reshape(*x.shape[:4], rows + 1, length * stride)
-    x = jnp.concatenate([x[..., :-1, :], x[..., 1:, :halo]], -1)
-    row = Axis(0, rows, ((0, 1),), rows, 1, 0, rows)
-    return x, y, [row, axis._replace(start=0, length=x.shape[-1], taken=length)]
+def residues(x: Array, frames: Sequence[Frame], stride: int) -> list[Array]:
+    """What lies in the frames, every `stride`-th element of the last of them: one array for each.
 
-
-def row_sums(x: Array, y: Array, axes: Sequence[Axis], first: int) -> list[Array]:
-    """For each tap of the minor axes: products of rows, added over rows and images.
-
-    Rows are along axis `first`, where the sums have that axis's taps; the minor axes stay apart.
+    A tap then is a dense slice of one of them, where strided ones are read one by one.
     """
-    (row, *minor), n = axes, x.shape[0]
+    *others, (axis, start, length) = frames
+    size, parts = x.shape[axis], []
+    for residue in range(stride):
+        missing = max(0, -((start + residue) // stride))
+        begin = min(start + residue + missing * stride, size)
+        part = lax.slice_in_dim(x, begin, size, stride, axis)
+        parts.append(padded(part, [*others, Frame(axis, -missing, -(-length // stride))]))
+    return parts
+
+
+def line_sums(
+    xs: Sequence[Array], y: Array, axis: Axis, at: int, multiply: Multiply
+) -> list[Array]:
+    """For each tap of the only spatial axis: products of lines, which that axis is cut into."""
+    lines = max(1, min(MOST_ROWS, axis.taken // SHORTEST_LINE))
+    length = -(-axis.taken // lines)
+    begins = [(start % len(xs), start // len(xs), step) for start, step in axis.cuts]
+    stride = axis.cuts[0][1]
+    xs = [framed(x, [Frame(at, 0, (lines * length - 1) * stride + begins[-1][1] + 1)]) for x in xs]
+    y = framed(y, [Frame(at, 0, lines * length)])
+
+    def products(xs: Sequence[Array], y: Array) -> list[Array]:
+        sums = []
+        for residue, begin, step in begins:
+            values = [
+                cut(xs[residue], [(at, begin + line * length * step, length, step)])
+                for line in range(lines)
+            ]
+            errors = [cut(y, [(at, line * length, length, 1)]) for line in range(lines)]
+            sums.append(nested([multiply(*pair) for pair in zip(values, errors, strict=True)], 8))
+        return sums
+
+    return apart(products, xs, y)
+
+
+def row_sums(
+    xs: Sequence[Array],
+    y: Array,
+    axes: Sequence[Axis],
+    first: int,
+    along: int,
+    multiply: Multiply,
+) -> list[Array]:
+    """For each tap of the other axes: products of rows, added over rows.
+
+    Rows are along `axes[along]`, where the sums have that axis's taps. The other axes, which begin
+    with `first`, stay apart, and so do images, but for those of so few rows that they are added up
+    together. Where there are several x, they are `residues`.
+    """
+    row, n, at = axes[along], y.shape[0], first + along
     taps, stride = len(row.cuts), row.cuts[0][1]
     dilation = row.cuts[1][0] if taps > 1 else 1
-    rows, together, chunks = _steps(n, row.taken)
+    few = range(2, FEW_ROWS // row.taken + 1)
+    together = max((images for images in few if n % images == 0), default=1)
+    chunks = -(-row.taken // MOST_ROWS)
+    rows = -(-row.taken // chunks)
     reach = (rows - 1) * stride + (taps - 1) * dilation + 1
-    x = framed(x, [Frame(first, 0, (chunks - 1) * rows * stride + reach)])
-    y = framed(y, [Frame(first, 0, chunks * rows)])
+    others = list(axes)
+    dense = tuple((start // len(xs), step) for start, step in axes[-1].cuts)
+    others[-1] = axes[-1]._replace(cuts=dense)
+    others[along] = row._replace(cuts=((0, 1),), taken=reach)
+    xs = [padded(x, [Frame(at, 0, (chunks - 1) * rows * stride + reach)]) for x in xs]
+    y = framed(y, [Frame(at, 0, chunks * rows)])
 
-    def products(x: Array, y: Array, at: Sequence[int]) -> Array:
-        terms = []
+    def products(xs: Sequence[Array], y: Array, tap: Sequence[int]) -> Array:
+        start, terms = axes[-1].cuts[tap[-1]][0], []
+        x, cuts = xs[start % len(xs)], tap_cuts(others, tap, first)
         for image, r in itertools.product(range(together), range(rows)):
-            window = [(0, image, 1, 1), (first, r * stride, taps, dilation)]
-            value = cut(x, [*window, *tap_cuts(minor, at, first + 1)])
-            terms.append(value * cut(y, [(0, image, 1, 1), (first, r, 1, 1)]))
-        return nested(terms, 4)
+            images = (0, image, n // together, together)
+            cuts[along] = (at, r * stride, taps, dilation)
+            value = cut(x, [images, *cuts])
+            terms.append(multiply(value, cut(y, [images, (at, r, 1, 1)])))
+        return nested(terms, 8)
 
-    def step(number: Array, sums: list[Array]) -> list[Array]:
-        begin, chunk = number // chunks * together, number % chunks * rows
-        here = _part(x, first, begin, together, chunk * stride, reach)
-        there = _part(y, first, begin, together, chunk, rows)
-        return [
-            part + products(here, there, at) for part, at in zip(sums, all_taps(minor), strict=True)
-        ]
+    def chunk(number: Any, xs: Sequence[Array], y: Array) -> list[Array]:
+        xs = [_part(x, at, number * rows * stride, reach) for x in xs]
+        y = _part(y, at, number * rows, rows)
+        return [products(xs, y, tap) for tap in all_taps(others)]
 
-    lanes = (axis.taken for axis in minor)
-    shape = jnp.broadcast_shapes(x.shape[1:first], y.shape[1:first])
-    zeros = jnp.zeros((1, *shape, taps, *lanes, *x.shape[first + len(axes) :]), x.dtype)
-    start = [zeros for _ in all_taps(minor)]
-    return lax.fori_loop(np.int32(0), np.int32(n // together * chunks), step, start)
+    def step(number: Any, sums: list[Array]) -> list[Array]:
+        return [a + b for a, b in zip(sums, chunk(number, xs, y), strict=True)]
 
-
-def _steps(n: int, height: int) -> tuple[int, int, int]:
-    """Rows and images written out in one step, and steps to an image; two steps at least, as XLA
-    takes a loop of one apart and adds up by its scalar reduction after all."""
-    chunks = -(-height // MOST_ROWS)
-    rows = -(-height // chunks)
-    divisors = [part for part in range(1, n + 1) if n % part == 0]
-    together = next((part for part in divisors if part * rows >= FEWEST_ROWS), n)
-    if together == n and chunks == 1 and height > 1:
-        chunks, rows = 2, -(-height // 2)
-    return rows, together, chunks
+    if chunks > MOST_CHUNKS:
+        shapes = jax.eval_shape(functools.partial(chunk, 0), xs, y)
+        start = [jnp.zeros(part.shape, part.dtype) for part in shapes]
+        return lax.fori_loop(np.int32(0), np.int32(chunks), step, start)
+    each = [apart(functools.partial(chunk, number), xs, y) for number in range(chunks)]
+    return [total(parts) for parts in zip(*each, strict=True)]
 
 
-def _part(array: Array, first: int, begin: Array, images: int, row: Array, rows: int) -> Array:
-    """Some images, and some rows of them."""
-    part = lax.dynamic_slice_in_dim(array, begin, images, 0)
-    return lax.dynamic_slice_in_dim(part, row, rows, first)
+def _part(array: Array, axis: int, start: Any, length: int) -> Array:
+    """So many elements of an axis; where they begin may be known in the loop only."""
+    if isinstance(start, int):
+        return cut(array, [(axis, start, length, 1)])
+    return lax.dynamic_slice_in_dim(array, start, length, axis)

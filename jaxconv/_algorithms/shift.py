@@ -15,26 +15,28 @@ expression, in a loop over the image; the axes within a row stay apart until the
 """
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
 
 from .._form import Problem, Shape
+from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._frame import (
-    Compute,
     Frame,
+    apart,
     blocks,
     channels_first,
     cut,
     framed,
+    padded,
     quotients,
-    read_frames,
     result_dtype,
     sum_dtype,
 )
-from ._rows import Axis, all_taps, lines_as_rows, nested, row_sums, tap_cuts
+from ._rows import Axis, Multiply, all_taps, line_sums, nested, residues, row_sums, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
 MOST_TERMS = 256
@@ -44,17 +46,17 @@ FEWEST_LANES = 8
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
     """y[g, o, s] = sum_{i, a} x[g, i, s*stride + a*dilation - low] * w[g, o, i, a]."""
-    return _by_layout(problem, _output, x, w)
+    return _by_layout(problem, _output, _axes(problem, _output_axis), x, w)
 
 
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     """x[g, i, t] = sum_{o, j} y[g, o, Q - j] * w[g, o, i, a(j, r)], t = Q*stride + r - low."""
-    return _by_layout(problem, _input_grad, y, w)
+    return _by_layout(problem, _input_grad, _axes(problem, _input_grad_axis), y, w)
 
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w[g, o, i, a] = sum_{n, s} x[n, g, i, s*stride + a*dilation - low] * y[n, g, o, s]."""
-    return _by_layout(problem, _kernel_grad, x, y)
+    return _by_layout(problem, _kernel_grad, _axes(problem, _output_axis), x, y)
 
 
 def refuses(problem: Problem) -> str | None:
@@ -79,24 +81,45 @@ ALGORITHM = Algorithm(
 )
 
 
-def _by_layout(problem: Problem, compute: Compute, a: Array, b: Array) -> Array:
-    """Channels last where each group has one channel and there are enough groups for a vector."""
-    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    if problem.form.layout.channels_last and inputs == outputs == 1 and groups >= FEWEST_LANES:
-        return compute(problem, a, b)
-    return channels_first(problem, compute, a, b)
-
-
-def _output_axis(problem: Problem, axis: int) -> Axis:
+def _axes(problem: Problem, axis: Callable[[Geometry, int], Axis]) -> list[Axis]:
     geometry = problem.form.geometry
+    return [axis(geometry, number) for number in range(geometry.rank)]
+
+
+def _by_layout(
+    problem: Problem, compute: Callable[..., Array], axes: list[Axis], image: Array, other: Array
+) -> Array:
+    """Channels last where each group has one channel and there are enough groups for a vector.
+
+    What is moved to channels first is padded after, by itself: XLA:CPU moves axes four times as
+    fast where it does nothing else in the same loop.
+    """
+    if not problem.form.layout.channels_last:
+        return compute(axes, problem, image, other)
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    if inputs == outputs == 1 and groups >= FEWEST_LANES:
+        return compute(axes, problem, image, other)
+
+    def moved(problem: Problem, image: Array, other: Array) -> Array:
+        image = apart(lambda image: padded(image, _frames(axes, 2)), image)
+        return compute([axis._replace(start=0) for axis in axes], problem, image, other)
+
+    return channels_first(problem, moved, image, other)
+
+
+def _frames(axes: Sequence[Axis], first: int) -> list[Frame]:
+    """What is read of the image, whose spatial axes begin with `first`."""
+    return [Frame(first + at, axis.start, axis.length) for at, axis in enumerate(axes)]
+
+
+def _output_axis(geometry: Geometry, axis: int) -> Axis:
     s, d, m = geometry.stride[axis], geometry.dilation[axis], geometry.output[axis]
     cuts = tuple((a * d, s) for a in range(geometry.window[axis]))
     return Axis(-geometry.padding[axis][0], geometry.read[axis], cuts, m, 1, 0, m)
 
 
-def _input_grad_axis(problem: Problem, axis: int) -> Axis:
+def _input_grad_axis(geometry: Geometry, axis: int) -> Axis:
     """Tap `r + j*s` of a strided axis, or tap j of a dilated one, reads `y[Q - j*d]`."""
-    geometry = problem.form.geometry
     s, d = geometry.stride[axis], geometry.dilation[axis]
     first, count = quotients(geometry, axis)
     reach = (-(-geometry.window[axis] // s) - 1) * d
@@ -105,9 +128,8 @@ def _input_grad_axis(problem: Problem, axis: int) -> Axis:
     return Axis(first - reach, count + reach, cuts, count, s, crop, geometry.spatial[axis])
 
 
-def _output(problem: Problem, x: Array, w: Array) -> Array:
+def _output(axes: list[Axis], problem: Problem, x: Array, w: Array) -> Array:
     layout = problem.form.layout
-    axes = [_output_axis(problem, axis) for axis in range(layout.rank)]
     groups, inputs, outputs = blocks(problem.form, problem.shapes, "output")
     dtype = sum_dtype(problem)
     x, w = x.astype(dtype), w.astype(dtype)
@@ -121,9 +143,8 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     return y.astype(result_dtype(problem))
 
 
-def _input_grad(problem: Problem, y: Array, w: Array) -> Array:
+def _input_grad(axes: list[Axis], problem: Problem, y: Array, w: Array) -> Array:
     layout = problem.form.layout
-    axes = [_input_grad_axis(problem, axis) for axis in range(layout.rank)]
     groups, inputs, outputs = blocks(problem.form, problem.shapes, "input_grad")
     dtype = sum_dtype(problem)
     y, w = y.astype(dtype), w.astype(dtype)
@@ -157,8 +178,7 @@ def _sum_last(image: Array, weights: Sequence[Array], axes: Sequence[Axis]) -> A
 
     A weight is `(c,)`, or `(*residues, c)`: an axis of residues stands behind each spatial axis.
     """
-    frames = [Frame(1 + at, axis.start, axis.length) for at, axis in enumerate(axes)]
-    image = framed(image, frames)
+    image = framed(image, _frames(axes, 1))
     strided = any(axis.residues > 1 for axis in axes)
     terms = []
     for at, weight in zip(all_taps(axes), weights, strict=True):
@@ -183,8 +203,7 @@ def _sum_first(image: Array, weights: Array, axes: Sequence[Axis]) -> Array:
     """
     rank = len(axes)
     minor = axes[-1]
-    frames = [Frame(4 + at, axis.start, axis.length) for at, axis in enumerate(axes)]
-    image = framed(image, frames)
+    image = framed(image, _frames(axes, 4))
     weights = _by_residue(weights, axes, 3)
     rows = []
     for residue in range(minor.residues):
@@ -232,22 +251,50 @@ def _cropped(result: Array, axes: Sequence[Axis], first: int) -> Array:
 # The kernel gradient.
 
 
-def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
-    form, geometry = problem.form, problem.form.geometry
-    groups, inputs, outputs = blocks(form, problem.shapes, "kernel_grad")
-    dtype = sum_dtype(problem)
+def _kernel_grad(axes: list[Axis], problem: Problem, x: Array, y: Array) -> Array:
+    form, dtype = problem.form, sum_dtype(problem)
     x, y = x.astype(dtype), y.astype(dtype)
-    axes = [_output_axis(problem, axis) for axis in range(geometry.rank)]
-    first = 1 if form.layout.channels_last else 2
-    x = framed(x, read_frames(geometry, first))
     if form.layout.channels_last:
-        sums = row_sums(x, y, axes, 1)
-        w = jnp.stack([part.sum((0, *range(2, part.ndim - 1))) for part in sums], 1)
-        return w.reshape(*geometry.window, 1, groups).astype(result_dtype(problem))
-    x = x.reshape(x.shape[0], groups, 1, inputs, *x.shape[2:])
-    y = y.reshape(y.shape[0], groups, outputs, 1, *y.shape[2:])
+        w = _kernel_grad_last(padded(x, _frames(axes, 1)), y, axes)
+    else:
+        w = _kernel_grad_first(x, y, axes, _pairs(*blocks(form, problem.shapes, "kernel_grad")))
+    shape = form.result_shape("kernel_grad", *problem.shapes)
+    return w.reshape(shape).astype(result_dtype(problem))
+
+
+def _pairs(groups: int, inputs: int, outputs: int) -> Multiply:
+    """Products of all pairs of a group's channels: `(n, g, o, i, *spatial)`."""
+    if inputs * outputs == 1:
+        return operator.mul
+
+    def multiply(x: Array, y: Array) -> Array:
+        x = x.reshape(x.shape[0], groups, 1, inputs, *x.shape[2:])
+        return x * y.reshape(y.shape[0], groups, outputs, 1, *y.shape[2:])
+
+    return multiply
+
+
+def _kernel_grad_last(x: Array, y: Array, axes: list[Axis]) -> Array:
+    """`(*window, g)` of images `(n, *spatial, g)`."""
     if len(axes) == 1:
-        x, y, axes = lines_as_rows(x, y, axes[0])
-    sums = row_sums(x, y, axes, 4)
-    w = jnp.stack([part.sum((0, *range(5, part.ndim))) for part in sums], -1)
-    return w.reshape(groups * outputs, inputs, *geometry.window).astype(result_dtype(problem))
+        sums = line_sums([x], y, axes[0], 1, operator.mul)
+        return jnp.stack([part.sum((0, 1)) for part in sums])
+    sums = row_sums([x], y, axes, 1, len(axes) - 1, operator.mul)
+    return jnp.stack([part.sum((0, *range(1, len(axes)))) for part in sums])
+
+
+def _kernel_grad_first(x: Array, y: Array, axes: list[Axis], multiply: Multiply) -> Array:
+    """`(*channels, *window)` of images `(n, c, *spatial)`."""
+    along = len(axes) - 2
+    xs = residues(x, _frames(axes, 2), axes[-1].cuts[0][1])
+    dense = tuple((start, 1) for start, _ in axes[-1].cuts)
+    axes = [*axes[:-1], axes[-1]._replace(cuts=dense)]
+    if len(axes) == 1:
+        sums = line_sums(xs, y, axes[0], 2, multiply)
+        return jnp.stack([part.sum((0, part.ndim - 1)) for part in sums], -1)
+    sums = row_sums(xs, y, axes, 2, along, multiply)
+    first = sums[0].ndim - len(axes)
+    lanes = [first + axis for axis in range(len(axes)) if axis != along]
+    w = jnp.stack([part.sum((0, *lanes)) for part in sums], -1)
+    others = (len(axis.cuts) for number, axis in enumerate(axes) if number != along)
+    return jnp.moveaxis(w.reshape(*w.shape[:first], *others), first - 1, first - 1 + along)
