@@ -169,7 +169,7 @@ def _pass(function: Any, cell: Cell, which: str, arrays: list[Any]) -> tuple[Any
     if which == "forward":
         return function, arrays[:-1]
     if cell.pool:
-        return lambda x, dy: jax.vjp(function, x)[1](dy)[0], arrays
+        return _pool_gradient(function, which, *arrays)
     x, w, dy = arrays
     image, kernel = (jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (x, w))
     if which == "input gradient":
@@ -180,11 +180,21 @@ def _pass(function: Any, cell: Cell, which: str, arrays: list[Any]) -> tuple[Any
     return lambda x, dy: jax.linear_transpose(lambda w: function(x, w), kernel)(dy)[0], [x, dy]
 
 
+def _pool_gradient(function: Any, which: str, x: Any, dy: Any) -> tuple[Any, list[Any]]:
+    """What is to be done after the forward pass, from what it has kept; or both passes."""
+    if which == "both":
+        return lambda x, dy: jax.vjp(function, x)[1](dy)[0], [x, dy]
+    kept, structure = jax.tree.flatten(jax.jit(lambda x: jax.vjp(function, x)[1])(x))
+    return lambda dy, *kept: jax.tree.unflatten(structure, kept)(dy)[0], [dy, *kept]
+
+
 def _scaled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its smallest operand times a number that is 1, but not to the compiler."""
+    """The function with an operand times a number that is 1, but not to the compiler: the smallest
+    that is not of integers."""
 
     def scaled(one, *arrays):
-        least = min(range(len(arrays)), key=lambda at: arrays[at].size)
+        real = [at for at, a in enumerate(arrays) if jnp.issubdtype(a.dtype, jnp.inexact)]
+        least = min(real, key=lambda at: arrays[at].size)
         return function(*(a * one if at == least else a for at, a in enumerate(arrays)))
 
     return scaled
@@ -227,7 +237,9 @@ def torch_call(cell: Cell, which: str, last: bool, dtype: str) -> Callable[[], N
                 function(*leaves)
 
         return forward
-    leaf = leaves[0 if which == "input gradient" else 1].requires_grad_()
+    leaf = leaves[1 if which == "kernel gradient" else 0].requires_grad_()
+    if which == "both":
+        return lambda: torch.autograd.grad(function(*leaves), leaf, dy)
     y = function(*leaves)
     return lambda: torch.autograd.grad(y, leaf, dy, retain_graph=True)
 

@@ -32,7 +32,9 @@ class Cell(NamedTuple):
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """What is timed."""
+        """What is timed; where the forward pass can find what the gradient needs, both as well."""
+        if self.kind == "max_pool":
+            return ("forward", "input gradient", "both")
         return PASSES[:2] if self.pool else PASSES
 
 

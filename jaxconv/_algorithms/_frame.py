@@ -137,21 +137,51 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
         _RECORD.reset(token)
 
 
-def apart(function: Callable[..., Result], *operands: Any) -> Result:
-    """`function(*operands)`, not fused with what reads the result.
+def apart(function: Callable[..., Result], *operands: Any, after: Sequence[Array] = ()) -> Result:
+    """`function(*operands)`, not fused with what reads the result; not before `after` is there.
 
     XLA:CPU fuses cheap arithmetic into each of its readers, and so computes it again for each tap
     that reads it; an optimization barrier is gone before it does. A branch that it cannot decide
-    while compiling stays a computation of its own.
+    while compiling stays a computation of its own. Axes of one element are left out on the way in
+    and out: XLA would take them for a difference in layout, and copy.
     """
     results = jax.eval_shape(function, *operands)
-    nothing = functools.partial(jax.tree.map, lambda part: jnp.zeros(part.shape, part.dtype))
-    return lax.cond(_always(), function, lambda *_: nothing(results), *operands)
+
+    def thin(*operands: Any) -> Result:
+        given = jax.tree.map(lambda part, like: part.reshape(like.shape), operands, whole)
+        return jax.tree.map(_thin, function(*given))
+
+    whole = jax.eval_shape(lambda *operands: operands, *operands)
+    nothing = jax.tree.map(lambda part: jnp.zeros(_thin_shape(part.shape), part.dtype), results)
+    thinned = lax.cond(_always(*after), thin, lambda *_: nothing, *jax.tree.map(_thin, operands))
+    return jax.tree.map(lambda part, like: part.reshape(like.shape), thinned, results)
 
 
-def _always() -> Array:
-    """True, but not to the compiler."""
-    return lax.optimization_barrier(jnp.asarray(True))
+def _thin_shape(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+def _thin(array: Array) -> Array:
+    return array.reshape(_thin_shape(array.shape))
+
+
+def _always(*after: Array) -> Array:
+    """True, but not to the compiler, which has to have some element of `after` first."""
+    always = lax.optimization_barrier(jnp.asarray(True))
+    return functools.reduce(operator.or_, (a[(0,) * a.ndim] != 0 for a in after), always)
+
+
+def in_turn(function: Callable[..., Array], size: int, *images: Array) -> list[Array]:
+    """`function` of so many images at a time, one part after the other: XLA would hold what they
+    all need at once."""
+    results: list[Array] = []
+    for start in range(0, images[0].shape[0], size):
+
+        def part(*images: Array, start: int = start) -> Array:
+            return function(*(image[start : start + size] for image in images))
+
+        results.append(apart(part, *images, after=results[-1:]))
+    return results
 
 
 def padded(array: Array, frames: Sequence[Frame], outside: Any = 0) -> Array:
@@ -163,6 +193,21 @@ def padded(array: Array, frames: Sequence[Frame], outside: Any = 0) -> Array:
     if any(start < 0 or start + length > array.shape[axis] for axis, start, length in frames):
         array = jnp.where(_always(), array, np.asarray(outside, array.dtype))
     return framed(array, frames, outside)
+
+
+def residues(x: Array, frames: Sequence[Frame], stride: int, outside: Any = 0) -> list[Array]:
+    """What lies in the frames, every `stride`-th element of the last of them: one array for each.
+
+    A tap then is a dense slice of one of them, where strided ones are read one by one.
+    """
+    *others, (axis, start, length) = frames
+    size, parts = x.shape[axis], []
+    for residue in range(stride):
+        missing = max(0, -((start + residue) // stride))
+        begin = min(start + residue + missing * stride, size)
+        part = lax.slice_in_dim(x, begin, size, stride, axis)
+        parts.append(padded(part, [*others, Frame(axis, -missing, -(-length // stride))], outside))
+    return parts
 
 
 def sum_dtype(problem: Problem) -> np.dtype:

@@ -61,21 +61,6 @@ def nested(terms: Sequence[Array], inner: int) -> Array:
     return total([total(terms[at : at + inner]) for at in range(0, len(terms), inner)])
 
 
-def residues(x: Array, frames: Sequence[Frame], stride: int) -> list[Array]:
-    """What lies in the frames, every `stride`-th element of the last of them: one array for each.
-
-    A tap then is a dense slice of one of them, where strided ones are read one by one.
-    """
-    *others, (axis, start, length) = frames
-    size, parts = x.shape[axis], []
-    for residue in range(stride):
-        missing = max(0, -((start + residue) // stride))
-        begin = min(start + residue + missing * stride, size)
-        part = lax.slice_in_dim(x, begin, size, stride, axis)
-        parts.append(padded(part, [*others, Frame(axis, -missing, -(-length // stride))]))
-    return parts
-
-
 def line_sums(
     xs: Sequence[Array], y: Array, axis: Axis, at: int, multiply: Multiply
 ) -> list[Array]:
@@ -115,45 +100,55 @@ def row_sums(
     with `first`, stay apart, and so do images, but for those of so few rows that they are added up
     together. Where there are several x, they are `residues`.
     """
-    row, n, at = axes[along], y.shape[0], first + along
-    taps, stride = len(row.cuts), row.cuts[0][1]
-    dilation = row.cuts[1][0] if taps > 1 else 1
-    few = range(2, FEW_ROWS // row.taken + 1)
-    together = max((images for images in few if n % images == 0), default=1)
+    row, at = axes[along], first + along
     chunks = -(-row.taken // MOST_ROWS)
-    rows = -(-row.taken // chunks)
-    reach = (rows - 1) * stride + (taps - 1) * dilation + 1
-    others = list(axes)
-    dense = tuple((start // len(xs), step) for start, step in axes[-1].cuts)
-    others[-1] = axes[-1]._replace(cuts=dense)
-    others[along] = row._replace(cuts=((0, 1),), taken=reach)
+    rows, stride = -(-row.taken // chunks), row.cuts[0][1]
+    reach = (rows - 1) * stride + row.cuts[-1][0] + 1
     xs = [padded(x, [Frame(at, 0, (chunks - 1) * rows * stride + reach)]) for x in xs]
     y = framed(y, [Frame(at, 0, chunks * rows)])
-
-    def products(xs: Sequence[Array], y: Array, tap: Sequence[int]) -> Array:
-        start, terms = axes[-1].cuts[tap[-1]][0], []
-        x, cuts = xs[start % len(xs)], tap_cuts(others, tap, first)
-        for image, r in itertools.product(range(together), range(rows)):
-            images = (0, image, n // together, together)
-            cuts[along] = (at, r * stride, taps, dilation)
-            value = cut(x, [images, *cuts])
-            terms.append(multiply(value, cut(y, [images, (at, r, 1, 1)])))
-        return nested(terms, 8)
 
     def chunk(number: Any, xs: Sequence[Array], y: Array) -> list[Array]:
         xs = [_part(x, at, number * rows * stride, reach) for x in xs]
         y = _part(y, at, number * rows, rows)
-        return [products(xs, y, tap) for tap in all_taps(others)]
+        return [_products(xs, y, axes, tap, (first, along), multiply) for tap in others]
 
     def step(number: Any, sums: list[Array]) -> list[Array]:
         return [a + b for a, b in zip(sums, chunk(number, xs, y), strict=True)]
 
+    others = [tap for tap in all_taps(axes) if tap[along] == 0]
     if chunks > MOST_CHUNKS:
         shapes = jax.eval_shape(functools.partial(chunk, 0), xs, y)
         start = [jnp.zeros(part.shape, part.dtype) for part in shapes]
         return lax.fori_loop(np.int32(0), np.int32(chunks), step, start)
     each = [apart(functools.partial(chunk, number), xs, y) for number in range(chunks)]
     return [total(parts) for parts in zip(*each, strict=True)]
+
+
+def _products(
+    xs: Sequence[Array],
+    y: Array,
+    axes: Sequence[Axis],
+    tap: Sequence[int],
+    place: tuple[int, int],
+    multiply: Multiply,
+) -> Array:
+    """The products of all rows of y, and of the images added up together, for all taps of the row
+    axis and one of each other; each operand is cut once, or XLA would hold what is cut again."""
+    first, along = place
+    at, n, rows, row = first + along, y.shape[0], y.shape[first + along], axes[along]
+    few = range(2, FEW_ROWS // rows + 1)
+    together = max((images for images in few if n % images == 0), default=1)
+    start, step = axes[-1].cuts[tap[-1]]
+    cuts, terms = tap_cuts(axes, tap, first), []
+    cuts[-1] = (first + len(axes) - 1, start // len(xs), axes[-1].taken, step)
+    stride, taps = row.cuts[0][1], len(row.cuts)
+    dilation = row.cuts[1][0] if taps > 1 else 1
+    for image, r in itertools.product(range(together), range(rows)):
+        images = (0, image, n // together, together)
+        cuts[along] = (at, r * stride, taps, dilation)
+        value = cut(xs[start % len(xs)], [images, *cuts])
+        terms.append(multiply(value, cut(y, [images, (at, r, 1, 1)])))
+    return nested(terms, 8)
 
 
 def _part(array: Array, axis: int, start: Any, length: int) -> Array:

@@ -33,10 +33,11 @@ from ._frame import (
     framed,
     padded,
     quotients,
+    residues,
     result_dtype,
     sum_dtype,
 )
-from ._rows import Axis, Multiply, all_taps, line_sums, nested, residues, row_sums, tap_cuts
+from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
 MOST_TERMS = 256

@@ -26,14 +26,15 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, cut, framed, quotients, read_frames, residue_frames
+from ._frame import Frame, cut, framed, in_turn, quotients, read_frames, residue_frames
 from .reduce_window import lowest
 
 #: Windows of at most so many taps are one expression.
 MOST_TAPS = 16
 #: Frames of more bytes than this are taken in parts: the C library takes blocks of 32 MiB and more
-#: fresh from the system each time, which costs more than to fill them.
-MOST_BYTES = 2**24
+#: fresh from the system each time, and gives such back that it has much of, which costs more than
+#: to fill them. In so many parts at most, as each is compiled.
+MOST_BYTES, MOST_PARTS = 2**23, 4
 
 Combine = Callable[[Any, Any], Any]
 
@@ -79,15 +80,18 @@ def refuses(problem: Problem) -> str | None:
     return None
 
 
-def in_parts(problem: Problem, function: Callable[[Array], Array], x: Array) -> Array:
-    """`function` of parts of the batch, put together, where a frame would be a large block."""
-    parts = -(-math.prod(x.shape) * x.dtype.itemsize // MOST_BYTES)
-    padded = any(low > 0 or high > 0 for low, high in problem.form.geometry.padding)
-    if not padded or parts == 1 or x.shape[0] == 1:
+def in_parts(
+    problem: Problem, function: Callable[[Array], Array], x: Array, copied: bool = False
+) -> Array:
+    """`function` of parts of the batch, put together, where a frame would be a large block.
+
+    There is none without padding, unless x is `copied` all the same.
+    """
+    parts = min(MOST_PARTS, -(-math.prod(x.shape) * x.dtype.itemsize // MOST_BYTES))
+    copied |= any(low > 0 or high > 0 for low, high in problem.form.geometry.padding)
+    if not copied or parts == 1 or x.shape[0] == 1:
         return function(x)
-    size = -(-x.shape[0] // parts)
-    starts = range(0, x.shape[0], size)
-    return lax.concatenate([function(x[start : start + size]) for start in starts], 0)
+    return lax.concatenate(in_turn(function, -(-x.shape[0] // parts), x), 0)
 
 
 def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Array:
@@ -96,7 +100,7 @@ def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Ar
     if math.prod(geometry.window) <= MOST_TAPS:
         x = framed(x, frames, outside)
         taps = itertools.product(*map(range, geometry.window))
-        return functools.reduce(combine, (tap(geometry, x, at) for at in taps))
+        return functools.reduce(combine, (cut(x, tap_cuts(geometry, at)) for at in taps))
     for axis, frame in enumerate(frames):
         x = framed(x, [frame], outside)
         x = _axis_windows(x, axis + 1, steps(geometry, axis), combine)
@@ -112,15 +116,10 @@ def steps(geometry: Geometry, axis: int) -> tuple[int, int, int, int]:
     )
 
 
-def tap(geometry: Geometry, x: Array, at: Sequence[int]) -> Array:
+def tap_cuts(geometry: Geometry, at: Sequence[int]) -> list[tuple[int, int, int, int]]:
     """The elements that all windows have at one tap."""
-    return cut(
-        x,
-        [
-            (axis + 1, a * geometry.dilation[axis], geometry.output[axis], geometry.stride[axis])
-            for axis, a in enumerate(at)
-        ],
-    )
+    axes = zip(at, geometry.dilation, geometry.output, geometry.stride, strict=True)
+    return [(axis + 1, a * d, m, s) for axis, (a, d, m, s) in enumerate(axes)]
 
 
 def _axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine: Combine) -> Array:

@@ -1,4 +1,4 @@
-"""`winners`: the derivative of a maximum over few taps, on images `(n, *spatial, c)`.
+"""`winners`: the derivative of a maximum, on images `(n, *spatial, c)`.
 
     window_argmax   the flat position of each window's winner
     place           x[t] = sum of y[Q - j] over the windows that t lies in and has won
@@ -6,41 +6,54 @@
 The winner is found by comparing the taps one after the other, all windows at once. An element
 t = Q*stride + r - low can only have been won in the windows Q - j, so it asks those few whether
 they name it: a gather by shifted slices in place of XLA:CPU's scatter, or of its
-select-and-scatter, both of which go through the windows one by one on one core.
+select-and-scatter, both of which go through the windows one by one on one core. Where there are
+many windows to ask, a scatter it is, to positions in the array as one line, which XLA:CPU does in
+half the time that it takes over positions of several axes.
 """
 
 import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from .._arrays import accumulator
+from .._check import LARGEST
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, apart, cut, framed, quotients, read_frames, residue_frames, total
+from ._frame import (
+    Frame,
+    apart,
+    cut,
+    framed,
+    padded,
+    quotients,
+    read_frames,
+    residues,
+    total,
+)
 from .reduce_window import lowest
-from .slices import in_parts, steps, tap
+from .slices import in_parts, steps, tap_cuts
 
 #: Most taps of a window: they are written out.
 MOST_TAPS = 16
 
 
 def refuses(problem: Problem) -> str | None:
-    """Windows of one size and few taps; positions given back without both stride and dilation."""
+    """For positions, windows of one size and few taps; to give back, an array that int32 counts."""
     geometry = problem.form.geometry
+    if problem.projection == "place":
+        size = math.prod(problem.form.input_shape(problem.shapes[0]))
+        return f"it counts to {LARGEST} elements; there are {size}" if size > LARGEST else None
     if not isinstance(geometry, Geometry):
         return "windows are of unequal sizes"
     if math.prod(geometry.window) > MOST_TAPS:
         return f"it writes out at most {MOST_TAPS} taps of a window"
-    both = zip(geometry.stride, geometry.dilation, strict=True)
-    if problem.projection == "place" and any(s > 1 and d > 1 for s, d in both):
-        return "an axis has both stride and dilation"
     return None
 
 
@@ -53,13 +66,20 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     geometry = problem.form.geometry
     planes = [math.prod(geometry.spatial[axis + 1 :]) for axis in range(geometry.rank)]
 
+    # Without channels behind it, a strided axis is read one by one, but its residues are not.
+    minor = geometry.stride[-1] if problem.shapes[0][-1] == 1 else 1
+
     def winners(x: Array) -> Array:
-        x = framed(x, read_frames(geometry, 1), lowest(x.dtype))
+        frames, outside = read_frames(geometry, 1), lowest(x.dtype)
+        parts = apart(lambda x: residues(x, frames, minor, outside), x)
         best: Any = None
         shape = (x.shape[0], *geometry.output, x.shape[-1])
         where = _first_elements(geometry, planes, shape)
         for at in itertools.product(*map(range, geometry.window)):
-            value = tap(geometry, x, at)
+            cuts = tap_cuts(geometry, at)
+            axis, start, count, step = cuts[-1]
+            cuts[-1] = axis, start // minor, count, step // minor
+            value = cut(parts[start % minor], cuts)
             if best is None:
                 best = value
                 continue
@@ -71,7 +91,7 @@ def window_argmax(problem: Problem, x: Array) -> Array:
             where = jnp.where(above, np.int32(offset), where)
         return jnp.where(where < 0, np.int32(-1), where + _corners(geometry, planes, shape))
 
-    return apart(lambda x: in_parts(problem, winners, x), x)
+    return apart(lambda x: in_parts(problem, winners, x, copied=minor > 1), x)
 
 
 def _starts(geometry: Geometry, axis: int) -> Array:
@@ -106,53 +126,112 @@ def _first_elements(geometry: Geometry, planes: Sequence[int], shape: Sequence[i
 
 
 def place(problem: Problem, y: Array, where: Array) -> Array:
+    """x[t] = sum_{s: where[s] = t} y[s]."""
+    geometry = problem.form.geometry
+    if not isinstance(geometry, Geometry) or math.prod(geometry.window) > MOST_TAPS:
+        return _scattered(problem, y, where)
+    if any(s > 1 and d > 1 for s, d in zip(geometry.stride, geometry.dilation, strict=True)):
+        return _scattered(problem, y, where)
+    return _gathered(problem, geometry, y, where)
+
+
+def _scattered(problem: Problem, y: Array, where: Array) -> Array:
+    """Each y added where it belongs, in the array as one line."""
+    n, channels, dtype = y.shape[0], y.shape[-1], problem.form.dtypes[0]
+    shape = problem.form.input_shape(y.shape)
+    where = where.reshape(n, -1, channels)
+    image = lax.broadcasted_iota(np.int32, where.shape, 0) * np.int32(math.prod(shape[1:]))
+    channel = lax.broadcasted_iota(np.int32, where.shape, 2)
+    at = jnp.where(where < 0, math.prod(shape), image + where * np.int32(channels) + channel)
+    x = jnp.zeros(math.prod(shape), accumulator(dtype))
+    x = x.at[at.reshape(-1)].add(y.reshape(-1).astype(x.dtype), mode="drop")
+    return x.reshape(shape).astype(dtype)
+
+
+class _Reach(NamedTuple):
+    """One axis of the elements, and the windows that each of them lies in.
+
+    Attributes:
+        start, length: the frame of the windows.
+        repeats: how often each window is written out, one behind the other.
+        cuts: where elements' windows begin, for each of the windows that they lie in.
+        size, residues: so many elements, in so many blocks.
+        origin: the position of the first.
+        crop: how many are before the first that there is.
+    """
+
+    start: int
+    length: int
+    repeats: int
+    cuts: tuple[int, ...]
+    size: int
+    residues: int
+    origin: int
+    crop: int
+
+
+def _reaches(geometry: Geometry, channels: int) -> list[_Reach]:
+    reaches = []
+    for axis in range(geometry.rank):
+        k, d, s, _ = steps(geometry, axis)
+        (first, count), low = quotients(geometry, axis), geometry.padding[axis][0]
+        reach = (-(-k // s) - 1) * d
+        begins = tuple(reach - j for j in range(0, reach + 1, d))
+        blocks = first - reach, count + reach, 1, begins, count, s, first * s - low, low % s
+        reaches.append(_Reach(*blocks))
+    if channels == 1:  # nothing behind the last axis: its residues would not fill a vector
+        last, s = reaches[-1], geometry.stride[-1]
+        begins = tuple(last.crop + begin * s for begin in last.cuts)
+        size = geometry.spatial[-1]
+        reaches[-1] = _Reach(last.start, last.length, s, begins, size, 1, 0, 0)
+    return reaches
+
+
+def _gathered(problem: Problem, geometry: Geometry, y: Array, where: Array) -> Array:
     """x[t] = sum_j y[Q - j] over those windows that t has won, t = Q*stride + r - low."""
-    geometry, dtype = problem.form.geometry, problem.form.dtypes[0]
+    dtype, axes = problem.form.dtypes[0], _reaches(geometry, y.shape[-1])
     y = y.astype(accumulator(dtype))
-    axes = [_reaching(geometry, axis) for axis in range(geometry.rank)]
-    frames = [
-        Frame(axis + 1, first - reach, count + reach)
-        for axis, (first, count, reach, _) in enumerate(axes)
-    ]
-    y, where = framed(y, frames), framed(where, frames, -1)
-    shape = [y.shape[0]]
-    for (_, count, _, _), s in zip(axes, geometry.stride, strict=True):
-        shape += [count, s]
-    shape.append(y.shape[-1])
+    if any(
+        axis.repeats > 1 or axis.length != n for axis, n in zip(axes, y.shape[1:], strict=False)
+    ):
+        y, where = apart(functools.partial(_windows, axes), y, where)
+    shape = (y.shape[0], *(n for axis in axes for n in (axis.size, axis.residues)), y.shape[-1])
     kept = (0, *range(1, len(shape) - 1, 2), len(shape) - 1)
     mine = _positions(geometry, axes, shape)
     result = jnp.zeros(shape, y.dtype)
-    for at in itertools.product(*(shifts for _, _, _, shifts in axes)):
-        cuts = [
-            (axis + 1, reach - j, count, 1)
-            for axis, ((_, count, reach, _), j) in enumerate(zip(axes, at, strict=True))
-        ]
+    for begins in itertools.product(*(axis.cuts for axis in axes)):
+        cuts = [(1 + at, begins[at], axis.size, 1) for at, axis in enumerate(axes)]
         winner = lax.broadcast_in_dim(cut(where, cuts), shape, kept)
         value = lax.broadcast_in_dim(cut(y, cuts), shape, kept)
         result = result + jnp.where(winner == mine, value, np.zeros((), y.dtype))
-    merged = [shape[at] * shape[at + 1] for at in range(1, len(shape) - 1, 2)]
+    merged = (axis.size * axis.residues for axis in axes)
     result = result.reshape(shape[0], *merged, shape[-1])
-    return framed(result, residue_frames(geometry, 1)).astype(dtype)
+    sizes = zip(axes, geometry.spatial, strict=True)
+    crops = [Frame(1 + at, axis.crop, size) for at, (axis, size) in enumerate(sizes)]
+    return framed(result, crops).astype(dtype)
 
 
-def _reaching(geometry: Geometry, axis: int) -> tuple[int, int, int, range]:
-    """First Q and their number, the largest j, and all j, of the windows that elements lie in."""
-    k, d, s, _ = steps(geometry, axis)
-    reach = (-(-k // s) - 1) * d
-    return *quotients(geometry, axis), reach, range(0, reach + 1, d)
+def _windows(axes: Sequence[_Reach], y: Array, where: Array) -> list[Array]:
+    """The windows that are asked, with what they give and who has won."""
+    frames = [Frame(1 + at, axis.start, axis.length) for at, axis in enumerate(axes)]
+
+    def repeated(array: Array) -> Array:
+        for at, axis in enumerate(axes):
+            if axis.repeats > 1:
+                array = jnp.repeat(array, axis.repeats, 1 + at)
+        return array
+
+    return [repeated(padded(y, frames)), repeated(padded(where, frames, -1))]
 
 
-def _positions(geometry: Geometry, axes: Sequence[Any], shape: Sequence[int]) -> Array:
-    """The flat position of element `Q*s + r - low` of each axis; beyond the plane, some other."""
+def _positions(geometry: Geometry, axes: Sequence[_Reach], shape: Sequence[int]) -> Array:
+    """The flat position of each element; beyond the plane, some other."""
     mine = jnp.zeros(shape, np.int32)
-    for axis, (first, _, _, _) in enumerate(axes):
-        plane = math.prod(geometry.spatial[axis + 1 :])
-        s, low = geometry.stride[axis], geometry.padding[axis][0]
-        block = lax.broadcasted_iota(np.int32, shape, 1 + 2 * axis)
-        residue = lax.broadcasted_iota(np.int32, shape, 2 + 2 * axis)
-        mine = mine + (
-            (block + np.int32(first)) * np.int32(s) + residue - np.int32(low)
-        ) * np.int32(plane)
+    for at, axis in enumerate(axes):
+        plane = np.int32(math.prod(geometry.spatial[at + 1 :]))
+        block = lax.broadcasted_iota(np.int32, shape, 1 + 2 * at) * np.int32(axis.residues)
+        residue = lax.broadcasted_iota(np.int32, shape, 2 + 2 * at)
+        mine = mine + (block + residue + np.int32(axis.origin)) * plane
     return mine
 
 

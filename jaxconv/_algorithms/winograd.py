@@ -28,12 +28,12 @@ from .._form import Problem
 from ._algorithm import Algorithm
 from ._frame import (
     Frame,
-    apart,
     as_output,
     blocks,
     channels_last,
     cut,
     framed,
+    in_turn,
     result_dtype,
     sum_dtype,
     total,
@@ -99,10 +99,11 @@ def _results(problem: Problem) -> tuple[int, ...]:
     return geometry.spatial if problem.projection == "input_grad" else geometry.output
 
 
-def _in_parts(problem: Problem, *images: Array) -> list[tuple[Array, ...]]:
-    n = images[0].shape[0]
-    size = -(-n // parts(problem))
-    return [tuple(image[at : at + size] for image in images) for at in range(0, n, size)]
+def _in_turn(problem: Problem, function: Callable[..., Array], *images: Array) -> list[Array]:
+    count = parts(problem)
+    if count == 1:
+        return [function(*images)]
+    return in_turn(function, -(-images[0].shape[0] // count), *images)
 
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
@@ -111,15 +112,8 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     u = jnp.einsum("ia,jb,abcd->ijcd", g, g, w.astype(dtype), precision=lax.Precision.HIGHEST)
     x = _read(problem, x.astype(dtype))
     of_images = functools.partial(_output_of, problem)
-    y = lax.concatenate(
-        [_alone(problem, of_images, part, u) for (part,) in _in_parts(problem, x)], 0
-    )
+    y = lax.concatenate(_in_turn(problem, lambda part: of_images(part, u), x), 0)
     return y.astype(result_dtype(problem))
-
-
-def _alone(problem: Problem, function: Callable[..., Array], *operands: Array) -> Array:
-    """A part of several is computed by itself, lest XLA begin with the next and hold them all."""
-    return apart(function, *operands) if parts(problem) > 1 else function(*operands)
 
 
 def _output_of(problem: Problem, x: Array, u: Array) -> Array:
@@ -147,7 +141,7 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     x = _read(problem, x.astype(dtype))
     y = framed(y.astype(dtype), [Frame(1 + axis, 0, 2 * size) for axis, size in enumerate(tiles)])
     products = functools.partial(_products, problem)
-    stacked = total([_alone(problem, products, *part) for part in _in_parts(problem, x, y)])
+    stacked = total(_in_turn(problem, products, x, y))
     g = jnp.asarray(G, dtype)
     w = jnp.einsum(
         "ia,jb,ijcd->abcd",
