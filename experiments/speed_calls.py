@@ -157,7 +157,7 @@ def jax_call(
     if last:
         arrays = [move(array, len(arrays) == 3 and at == 1) for at, array in enumerate(arrays)]
     function, taken = _pass(make(cell, last), cell, which, arrays)
-    placed = tuple(jnp.asarray(np.ascontiguousarray(array)) for array in taken)
+    placed = tuple(jnp.asarray(np.asarray(array, order="C")) for array in taken)
     if scan:
         function = _looped(function, scan) if scan > 1 else _scaled(function)
         placed = (jnp.ones((), dtype), *placed)

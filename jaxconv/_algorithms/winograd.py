@@ -28,12 +28,14 @@ from .._form import Problem
 from ._algorithm import Algorithm
 from ._frame import (
     Frame,
+    apart,
     as_output,
     blocks,
     channels_last,
     cut,
     framed,
     in_turn,
+    padded,
     result_dtype,
     sum_dtype,
     total,
@@ -46,7 +48,7 @@ A = ((1, 0), (1, 1), (1, -1), (0, -1))
 POINTS = tuple(itertools.product(range(4), range(4)))
 #: What is held at once before the batch is taken in parts: bytes, see `slices.MOST_BYTES`, and
 #: elements over those of the operands.
-MOST_BYTES, MOST_HELD = 7 * 2**22, 3
+MOST_BYTES, MOST_HELD = 2**24, 3
 
 
 def refuses(problem: Problem) -> str | None:
@@ -177,7 +179,8 @@ def _tiles(problem: Problem) -> tuple[int, int]:
 def _read(problem: Problem, x: Array) -> Array:
     """What all tiles read of an image."""
     sizes = zip(problem.form.geometry.padding, _tiles(problem), strict=True)
-    return framed(x, [Frame(1 + axis, -low, 2 * t + 2) for axis, ((low, _), t) in enumerate(sizes)])
+    frames = [Frame(1 + axis, -low, 2 * t + 2) for axis, ((low, _), t) in enumerate(sizes)]
+    return apart(lambda x: padded(x, frames), x)
 
 
 def _every_second(image: Array, row: int, column: int, tiles: tuple[int, int]) -> Array:
