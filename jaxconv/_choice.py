@@ -89,7 +89,8 @@ def _is_strided_gradient(problem: Problem) -> bool:
     odd = any(k % s for k, s in zip(geometry.window, geometry.stride, strict=True))
     if geometry.rank == 1:
         return inputs >= 16
-    return geometry.rank == 3 or inputs <= 32 or (odd and math.prod(geometry.output) >= 784)
+    large = inputs >= 64 and odd and math.prod(geometry.output) >= 784
+    return geometry.rank == 3 or inputs <= 16 or large
 
 
 @_for_cpu
@@ -115,32 +116,68 @@ def _is_winograds(problem: Problem) -> bool:
 
 
 @_for_cpu
+def _is_first_layer(problem: Problem) -> bool:
+    """An image's own few channels: XLA:CPU gathers their patches one number at a time, the more so
+    with a stride; channels last, where results would have to be moved, only then."""
+    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    taps, strided = math.prod(geometry.window), geometry.stride != (1,) * geometry.rank
+    if geometry.rank != 2 or inputs > 4 or outputs < 16 or not 9 <= taps <= 64:
+        return False
+    if problem.projection == "kernel_grad":
+        return taps >= 25
+    return problem.projection == "output" and (not last or (strided and outputs <= 32))
+
+
+@_for_cpu
+def _is_written_out(problem: Problem) -> bool:
+    """Where XLA:CPU's convolution is slower than a product of blocks of patches: with three spatial
+    axes, with a stride, with few results, and kernel gradients with a dilation or large windows."""
+    geometry, projection = problem.form.geometry, problem.projection
+    _, inputs, outputs = blocks(problem.form, problem.shapes, projection)
+    least, taps = min(inputs, outputs), math.prod(geometry.window)
+    dtype = sum_dtype(problem)
+    if dtype.kind != "f" or geometry.rank == 1 or least < 8:
+        return False
+    if geometry.rank == 2 and dtype in DOUBLE:
+        return False
+    backwards = projection == "input_grad"
+    results, summed = (inputs, outputs) if backwards else (outputs, inputs)
+    if geometry.rank == 3:
+        positions = geometry.spatial if backwards else geometry.output
+        size = problem.shapes[0][0] * math.prod(positions) * taps * summed
+        return size <= 2 ** (23 if projection == "kernel_grad" else 24)
+    strided, dilated = (steps != (1, 1) for steps in (geometry.stride, geometry.dilation))
+    if projection == "kernel_grad":
+        few = strided and taps <= 9
+        return least >= 16 and taps >= 9 and (few or (dilated and least >= 64) or taps >= 49)
+    return least >= 16 and taps >= 9 and (strided or (results <= 64 and summed * taps >= 512))
+
+
+@_for_cpu
 def _is_thick(problem: Problem) -> bool:
-    """Three spatial axes, which XLA:CPU is slow on, a strided kernel gradient of many channels, or
-    a kernel that outweighs a small image."""
+    """Three spatial axes, which XLA:CPU is slow on, or a kernel that outweighs a small image."""
     geometry = problem.form.geometry
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     least = min(inputs, outputs)
     if geometry.rank == 3:
         return least >= 8
     if problem.projection == "kernel_grad":
-        strided = geometry.stride != (1,) * geometry.rank
-        single = sum_dtype(problem) not in DOUBLE
-        return single and strided and least >= 64 and math.prod(geometry.window) <= 16
+        return False
     return least >= 384 and problem.shapes[0][0] * math.prod(geometry.output) <= 1024
 
 
 @_for_cpu
 def _is_elemental(problem: Problem) -> bool:
     """What XLA:CPU convolves element by element: integers, and double precision but for the plain
-    form with two spatial axes; a gradient of two by two taps, as phases has them, is not plain."""
+    form with two spatial axes; a gradient of few taps or to few channels is not plain."""
     dtype, geometry = sum_dtype(problem), problem.form.geometry
     if dtype.kind in "iu":
         return True
     backwards = problem.projection == "input_grad"
     strided = backwards and geometry.stride != (1,) * geometry.rank
-    strided |= backwards and math.prod(geometry.window) <= 4
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    strided |= backwards and (math.prod(geometry.window) <= 4 or inputs <= 4)
     return dtype in DOUBLE and (strided or (geometry.rank != 2 and min(inputs, outputs) >= 8))
 
 
@@ -150,8 +187,10 @@ TABLE: tuple[Row, ...] = (
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
     Row("winograd", _is_winograds, "3x3: 16 products for 36"),
+    Row("patches", _is_first_layer, "few channels in: windows written out, one product for all"),
+    Row("patches", _is_written_out, "windows written out in blocks, one product for all taps"),
     Row("phases", _is_strided_gradient, "a strided input gradient as one of stride 1 on residues"),
-    Row("taps", _is_thick, "3-D, strided, or few positions: one matrix product to a tap"),
+    Row("taps", _is_thick, "3-D or few positions: one matrix product to a tap"),
     Row("taps", _is_elemental, "one matrix product to a tap, where XLA convolves one by one"),
     Row("phases", _is_elemental, "strided, to be one of stride 1 that has matrix products"),
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is known for it"),

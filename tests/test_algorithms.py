@@ -162,10 +162,11 @@ def scaled(rng, shape, badly):
         ((2, 48, 14, 14), (96, 48, 1, 1), {}),
         ((2, 16, 21, 21), (24, 16, 3, 3), {"padding": 1, "stride": 2}),
         ((1, 16, 9, 9, 9), (16, 16, 3, 3, 3), {"padding": 1}),
+        ((2, 64, 20, 20), (64, 64, 3, 3), {"padding": 2, "dilation": 2}),
         ((2, 3, 32, 32), (8, 3, 3, 3), {"padding": 1}),
         ((2, 24, 13, 13), (48, 12, 3, 3), {"padding": 1, "groups": 2}),
     ],
-    ids=["winograd", "fft", "shift", "matmul", "phases", "taps", "few", "groups"],
+    ids=["winograd", "fft", "shift", "matmul", "phases", "3d", "patches", "few", "groups"],
 )
 def test_auto_is_within_four_times_the_error_of_direct(image, kernel, options, badly):
     """Largest error over largest output, in float32 against direct in float64: the bound that the
@@ -197,7 +198,8 @@ def test_every_row_of_the_table_is_taken():
         "shift": ((8, 96, 56, 56), (96, 1, 3, 3), {"groups": 96, "padding": 1}),
         "groups": ((8, 96, 27, 27), (256, 48, 5, 5), {"groups": 2, "padding": 2}),
         "winograd": ((8, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}),
-        "taps": ((1, 32, 16, 32, 32), (64, 32, 3, 3, 3), {"padding": 1}),
+        "patches": ((4, 3, 224, 224), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
+        "taps": ((2, 32, 16, 32, 32), (64, 32, 3, 3, 3), {"padding": 1}),
         "direct": ((8, 128, 14, 14), (128, 128, 5, 5), {"padding": 2}),
     }
     for name, (x, w, options) in calls.items():

@@ -225,10 +225,12 @@ def result_dtype(problem: Problem) -> np.dtype:
 # One layout as the other, and one projection as another: for algorithms written for one of them.
 
 
-def _moved(array: str, value: Array, last: bool) -> Array:
-    """One of the form's arrays with its channels last, from channels first, or the reverse."""
-    source, target = ((0, 1), (-1, -2)) if array == "w" else ((1,), (-1,))
-    return jnp.moveaxis(value, source, target) if last else jnp.moveaxis(value, target, source)
+def moved(array: str, value: Array, source_last: bool, last: bool) -> Array:
+    """One of the form's arrays in a layout, from its value in this or the other one."""
+    if source_last == last:
+        return value
+    firsts, lasts = ((0, 1), (-1, -2)) if array == "w" else ((1,), (-1,))
+    return jnp.moveaxis(value, firsts, lasts) if last else jnp.moveaxis(value, lasts, firsts)
 
 
 def _in_layout(last: bool, problem: Problem, compute: Compute, a: Array, b: Array) -> Array:
@@ -240,10 +242,10 @@ def _in_layout(last: bool, problem: Problem, compute: Compute, a: Array, b: Arra
     if layout.channels_last == last:
         return compute(problem, a, b)
     first, second, result = PROJECTIONS[problem.projection]
-    a, b = _moved(first, a, last), _moved(second, b, last)
+    a, b = moved(first, a, not last, last), moved(second, b, not last, last)
     form = dataclasses.replace(problem.form, layout=Layout(layout.rank, last))
-    moved = dataclasses.replace(problem, form=form, shapes=(a.shape, b.shape))
-    return _moved(result, apart(functools.partial(compute, moved), a, b), not last)
+    other = dataclasses.replace(problem, form=form, shapes=(a.shape, b.shape))
+    return moved(result, apart(functools.partial(compute, other), a, b), last, not last)
 
 
 channels_first = functools.partial(_in_layout, False)

@@ -1,0 +1,209 @@
+"""`patches`: the windows written out, some images or rows at a time, and one product for all taps.
+
+    output       y[o, s] = sum_k w[o, k] p[k, s],   p[(i, a), s] = x[i, s*stride + a*dilation - low]
+    input_grad   of stride 1: the output for the kernel turned by 180 degrees
+    kernel_grad  w[o, k] = sum_s y[o, s] p[k, s]
+
+XLA:CPU's convolution does that too, patch by patch: where its products are narrow, with few
+channels or few results, writing out whole blocks first and multiplying by `dot_general` is faster.
+A block is at most twice the size of operands and result, and within what the C library keeps (see
+`slices.MOST_BYTES`). Where channels are few, positions are written last, else channels, so that
+long runs are copied.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .._form import Problem
+from ._algorithm import Algorithm
+from ._frame import (
+    apart,
+    as_output,
+    blocks,
+    channels_first,
+    channels_last,
+    cut,
+    read_frames,
+    residues,
+    result_dtype,
+    sum_dtype,
+    total,
+)
+
+#: Bytes of a block, and blocks at most, as each is compiled by itself.
+MOST_BYTES, MOST_BLOCKS = 7 * 2**20, 8
+#: Fewer input channels than this are not worth being last.
+FEWEST_LANES = 16
+#: Taps that are written out one by one.
+MOST_TAPS = 128
+
+
+class Block(NamedTuple):
+    """Some images, and some rows of their results."""
+
+    image: int
+    images: int
+    row: int
+    rows: int
+
+
+def refuses(problem: Problem) -> str | None:
+    """Groups, strided input gradients, large windows."""
+    geometry = problem.form.geometry
+    if geometry.groups > 1:
+        return "it has no groups"
+    if problem.projection == "input_grad" and geometry.stride != (1,) * geometry.rank:
+        return "it has no strided input gradient, see phases"
+    if math.prod(geometry.window) > MOST_TAPS:
+        return f"it writes out at most {MOST_TAPS} taps of a window"
+    return None
+
+
+def output(problem: Problem, x: Array, w: Array) -> Array:
+    """y[o, s] = sum_k w[o, k] p[k, s]."""
+    return _in_order(problem, x)(problem, _output, x, w)
+
+
+def input_grad(problem: Problem, y: Array, w: Array) -> Array:
+    """The output for the kernel turned by 180 degrees."""
+    return as_output(problem, output, y, w)
+
+
+def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
+    """w[o, k] = sum_s y[o, s] p[k, s]."""
+    return _in_order(problem, x)(problem, _kernel_grad, x, y)
+
+
+ALGORITHM = Algorithm(
+    "patches", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}, refuses
+)
+
+
+def _in_order(problem: Problem, x: Array) -> Callable[..., Array]:
+    """Positions last where channels are too few to be."""
+    few = problem.form.layout.channels(x.shape) < FEWEST_LANES
+    return channels_first if few else channels_last
+
+
+def _output(problem: Problem, x: Array, w: Array) -> Array:
+    layout, sizes = problem.form.layout, problem.form.geometry.output
+    last, w = layout.channels_last, w.astype(sum_dtype(problem))
+    c_o, _, _ = layout.split_kernel(w.shape)
+    matrix = w.reshape((-1, c_o) if last else (c_o, -1))
+
+    def rows(block: Block, *xs: Array) -> Array:
+        patches = _written_out(problem, block, xs)
+        pairs = [(part, matrix) if last else (matrix, part) for part in _matrices(patches, last)]
+        images = [_dot(problem, *pair, (1, 0)) for pair in pairs]
+        shape = layout.image((block.images,), c_o, (block.rows, *sizes[1:]))
+        return jnp.stack(images).reshape(shape)
+
+    results = _in_blocks(problem, rows, x)
+    images = [
+        lax.concatenate([part for at, part in results if at.image == image], 1 if last else 2)
+        for image in dict.fromkeys(at.image for at, _ in results)
+    ]
+    return lax.concatenate(images, 0).astype(result_dtype(problem))
+
+
+def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
+    layout, y = problem.form.layout, y.astype(sum_dtype(problem))
+    last, c_o = layout.channels_last, layout.channels(y.shape)
+
+    def taps(block: Block, *operands: Array) -> Array:
+        *xs, y = operands
+        y = cut(
+            y, [(0, block.image, block.images, 1), (1 if last else 2, block.row, block.rows, 1)]
+        )
+        matrices = _matrices(_written_out(problem, block, xs), last)
+        errors = [
+            part.reshape((-1, c_o) if last else (c_o, -1)) for part in jnp.split(y, len(matrices))
+        ]
+        axes = (0, 0) if last else (1, 1)
+        return total([_dot(problem, *pair, axes) for pair in zip(errors, matrices, strict=True)])
+
+    w = total([part for _, part in _in_blocks(problem, taps, x, y)])
+    shape = problem.form.result_shape("kernel_grad", *problem.shapes)
+    return (w.T if last else w).reshape(shape).astype(result_dtype(problem))
+
+
+def _blocks(problem: Problem, images: int) -> Iterator[Block]:
+    """All images and rows, in as few blocks as the limits allow."""
+    form, width = problem.form, sum_dtype(problem).itemsize
+    (height, *rest), shapes = form.geometry.output, problem.shapes
+    _, inputs, _ = blocks(form, shapes, problem.projection)
+    result = form.result_shape(problem.projection, *shapes)
+    given = sum(math.prod(shape) for shape in (*shapes, result)) * width
+    row = math.prod((inputs, *form.geometry.window, *rest)) * width
+    most = max(1, min(MOST_BYTES, 2 * given) // row)
+    together = max(most // height, -(-images // MOST_BLOCKS), 1)
+    rows = height if most >= height else max(most, -(-height * images // MOST_BLOCKS))
+    for image in range(0, images, together):
+        for first in range(0, height, rows):
+            yield Block(image, min(together, images - image), first, min(rows, height - first))
+
+
+def _in_blocks(
+    problem: Problem, function: Callable[..., Array], x: Array, *others: Array
+) -> list[tuple[Block, Array]]:
+    """`function(block, *xs, *others)` for each block, one after the other: see `_written_out`."""
+    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    frames, stride = read_frames(geometry, 1 if last else 2), 1 if last else geometry.stride[-1]
+    xs = apart(lambda x: residues(x, frames, stride), x.astype(sum_dtype(problem)))
+    results: list[tuple[Block, Array]] = []
+    for block in _blocks(problem, x.shape[0]):
+        before = [result for _, result in results[-1:]]
+        result = apart(functools.partial(function, block), *xs, *others, after=before)
+        results.append((block, result))
+    return results
+
+
+def _written_out(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
+    """The patches of a block, `(n, *positions, patch)` or `(n, patch, *positions)`.
+
+    There is one x for each residue of the last axis by its stride where positions are last.
+    """
+    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    first = 1 if last else 2
+
+    def read(tap: tuple[int, ...]) -> Array:
+        cuts = [(0, block.image, block.images, 1)]
+        axes = zip(tap, geometry.dilation, geometry.output, geometry.stride, strict=True)
+        for number, (a, d, m, s) in enumerate(axes):
+            start, count = (a * d, m) if number else (a * d + block.row * s, block.rows)
+            cuts.append((first + number, start, count, s))
+        axis, start, count, step = cuts[-1]
+        cuts[-1] = (axis, start // len(xs), count, step // len(xs))
+        return cut(xs[start % len(xs)], cuts)
+
+    at = 1 + geometry.rank if last else 2
+    patches = _stacked(read, geometry.window, at)
+    return lax.collapse(patches, at if last else 1, at + geometry.rank + (1 if last else 0))
+
+
+def _stacked(read: Callable[..., Array], window: Sequence[int], axis: int) -> Array:
+    """What is read at all taps, with the window's axes from `axis` on; the last one outermost, in
+    which order XLA:CPU fills blocks in less time."""
+    if not window:
+        return read(())
+    *others, last = window
+    parts = [_stacked(lambda tap, a=a: read((*tap, a)), others, axis) for a in range(last)]
+    return jnp.stack(parts, axis + len(others))
+
+
+def _matrices(patches: Array, last: bool) -> list[Array]:
+    """Patches as matrices: one in all where they follow one another, else one to an image."""
+    if last:
+        return [patches.reshape(-1, patches.shape[-1])]
+    return [part.reshape(patches.shape[1], -1) for part in patches]
+
+
+def _dot(problem: Problem, a: Array, b: Array, axes: tuple[int, int]) -> Array:
+    """The product of two matrices, summed over these axes."""
+    contracted = ((axes[0],), (axes[1],))
+    return lax.dot_general(a, b, (contracted, ((), ())), precision=problem.form.precision)
