@@ -151,7 +151,9 @@ def _is_written_out(problem: Problem) -> bool:
     if projection == "kernel_grad":
         few = strided and taps <= 9
         return least >= 16 and taps >= 9 and (few or (dilated and least >= 64) or taps >= 49)
-    return least >= 16 and taps >= 9 and (strided or (results <= 64 and summed * taps >= 512))
+    strided &= taps <= 9 and outputs <= 128
+    narrow = results <= 64 and summed * taps >= 512 and (summed <= 64 or taps >= 25)
+    return least >= 16 and taps >= 9 and (strided or narrow)
 
 
 @_for_cpu

@@ -71,9 +71,9 @@ def refuses(problem: Problem) -> str | None:
     geometry = problem.form.geometry
     if not isinstance(geometry, Geometry):
         return "windows are of unequal sizes"
-    if geometry.output == (1,) * geometry.rank and geometry.window == geometry.spatial:
-        return "a window that is the whole input is a plain reduction"
     if problem.projection == "window_spread":
+        if _is_whole(geometry):
+            return "what is given back to all of the input is a plain broadcast"
         steps = zip(geometry.stride, geometry.dilation, strict=True)
         if any(s > 1 and d > 1 for s, d in steps):
             return "an axis has both stride and dilation"
@@ -94,8 +94,17 @@ def in_parts(
     return lax.concatenate(in_turn(function, -(-x.shape[0] // parts), x), 0)
 
 
+def _is_whole(geometry: Geometry) -> bool:
+    """Whether there is one window, which is all of the input."""
+    starts = all(low == 0 for low, _ in geometry.padding)
+    return starts and geometry.output == (1,) * geometry.rank and geometry.read == geometry.spatial
+
+
 def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Array:
     """All windows' elements combined; `outside` is what padding is made of."""
+    if _is_whole(geometry) and geometry.window == geometry.spatial:
+        axes = tuple(range(1, x.ndim - 1))
+        return (x.max if combine is lax.max else x.sum)(axes).reshape(len(x), *geometry.output, -1)
     frames = read_frames(geometry, 1)
     if math.prod(geometry.window) <= MOST_TAPS:
         x = framed(x, frames, outside)

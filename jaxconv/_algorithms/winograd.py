@@ -112,16 +112,15 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     dtype = sum_dtype(problem)
     g = jnp.asarray(G, dtype)
     u = jnp.einsum("ia,jb,abcd->ijcd", g, g, w.astype(dtype), precision=lax.Precision.HIGHEST)
-    x = _read(problem, x.astype(dtype))
     of_images = functools.partial(_output_of, problem)
-    y = lax.concatenate(_in_turn(problem, lambda part: of_images(part, u), x), 0)
+    y = lax.concatenate(_in_turn(problem, lambda part: of_images(part, u), x.astype(dtype)), 0)
     return y.astype(result_dtype(problem))
 
 
 def _output_of(problem: Problem, x: Array, u: Array) -> Array:
     """The outputs of some images, from the transformed kernel `(4, 4, c_i, c_o)`."""
     geometry, tiles = problem.form.geometry, _tiles(problem)
-    c_i, c_o = u.shape[2:]
+    x, (c_i, c_o) = _read(problem, x), u.shape[2:]
     products = [
         jnp.matmul(
             _tile_points(x, i, j, tiles).reshape(-1, c_i), u[i, j], precision=problem.form.precision
@@ -139,11 +138,8 @@ def _output_of(problem: Problem, x: Array, u: Array) -> Array:
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
-    tiles, dtype = _tiles(problem), sum_dtype(problem)
-    x = _read(problem, x.astype(dtype))
-    y = framed(y.astype(dtype), [Frame(1 + axis, 0, 2 * size) for axis, size in enumerate(tiles)])
-    products = functools.partial(_products, problem)
-    stacked = total(_in_turn(problem, products, x, y))
+    dtype, products = sum_dtype(problem), functools.partial(_products, problem)
+    stacked = total(_in_turn(problem, products, x.astype(dtype), y.astype(dtype)))
     g = jnp.asarray(G, dtype)
     w = jnp.einsum(
         "ia,jb,ijcd->abcd",
@@ -158,7 +154,8 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 def _products(problem: Problem, x: Array, y: Array) -> Array:
     """`(B x B')_ij (A y A')_ij`, summed over the tiles of some images, for each point ij."""
     tiles, quarters = _tiles(problem), tuple(itertools.product(range(2), range(2)))
-    products = []
+    x, products = _read(problem, x), []
+    y = framed(y, [Frame(1 + axis, 0, 2 * size) for axis, size in enumerate(tiles)])
     for i, j in POINTS:
         points = _tile_points(x, i, j, tiles).reshape(-1, x.shape[-1])
         errors = _weighted(
