@@ -7,7 +7,8 @@ Every cell of `speed_cells.py` is computed by jaxconv and by `lax`, each in both
 torch, contiguous and channels-last, on the same random numbers: first the results are compared,
 then all are timed, taking turns in one process, the best of several runs. Ratios are the best of a
 peer over the best of jaxconv, so above 1 jaxconv is faster; "layout" is the worse of the two ratios
-to lax in the same layout.
+to lax in the same layout. A pool's input gradient is what is left to be done after the forward
+pass, from what that has kept (the winners; lax keeps the image); "both" is the two passes in one.
 
 --in-scan     each pass also inside a `lax.scan` of jaxconv's, against itself outside
 --memory      temporary bytes, over those of operands and result; and lax's

@@ -108,11 +108,11 @@ def _is_winograds(problem: Problem) -> bool:
     16 numbers for 9, weighs as much as the image's."""
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     tiles = problem.shapes[0][0] * math.prod(-(-m // 2) for m in problem.form.geometry.output)
-    if min(inputs, outputs) < 32:
+    if problem.form.geometry.rank != 2 or min(inputs, outputs) < 32:
         return False
     if problem.projection == "kernel_grad":
         return max(inputs, outputs) <= min(256, tiles)
-    return max(inputs, outputs) <= 96 and tiles >= 1024 and winograd.parts(problem) <= 2
+    return max(inputs, outputs) <= 96 and tiles >= 1024 and len(winograd.parts(problem)) <= 2
 
 
 @_for_cpu

@@ -13,7 +13,7 @@ from cases import CONV, POOL, TOLERANCE, Case, assert_close, ids
 
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
-from jaxconv._algorithms import phases, shift, winograd
+from jaxconv._algorithms import patches, phases, shift, slices, winograd
 from jaxconv._algorithms.fft import fast_size
 from jaxconv._explain import _equations
 from jaxconv._form import PROJECTIONS, Problem
@@ -96,6 +96,7 @@ LARGER = [
     (Case("rows", (3, 4, 40, 9), (4, 1, 3, 3), {"groups": 4, "padding": 1}), "shift"),
     (Case("rows-strided", (2, 3, 61, 8), (6, 1, 5, 3), {"groups": 3, "stride": 2}), "shift"),
     (Case("many-rows", (1, 8, 130, 3), (8, 1, 3, 2), {"groups": 8, "dilation": (2, 1)}), "shift"),
+    (Case("two-chunks", (2, 3, 70, 5), (3, 1, 3, 2), {"groups": 3, "stride": (1, 2)}), "shift"),
     (Case("line", (2, 3, 150), (3, 1, 4), {"groups": 3, "padding": ((3, 0),)}), "shift"),
     (Case("line-strided", (2, 2, 151), (4, 2, 7), {"stride": 3, "padding": 2}), "shift"),
     (Case("line-lanes", (2, 9, 70), (9, 1, 4), {"groups": 9, "padding": "causal"}), "shift"),
@@ -104,6 +105,9 @@ LARGER = [
     (Case("many-groups", (1, 18, 5, 4), (9, 2, 3, 2), {"groups": 9}), "groups"),
     (Case("tiles", (5, 4, 11, 8), (6, 4, 3, 3), {"padding": 1}), "winograd"),
     (Case("odd-tiles", (2, 3, 7, 9), (2, 3, 3, 3), {"padding": ((2, 0), (-1, 3))}), "winograd"),
+    (Case("bands", (1, 4, 23, 8), (6, 4, 3, 3), {"padding": 1}), "winograd"),
+    (Case("blocks", (3, 17, 9, 7), (4, 17, 3, 3), {"padding": 1, "stride": (2, 1)}), "patches"),
+    (Case("few-blocks", (2, 3, 12, 11), (9, 3, 5, 4), {"padding": 2, "stride": 2}), "patches"),
     (Case("large-window", (2, 3, 30, 21), (3, 1, 13, 11), {"groups": 3, "padding": 5}), "fft"),
     (Case("wide-stride", (2, 3, 11, 9), (4, 3, 2, 3), {"stride": 4, "padding": 1}), "phases"),
     (Case("stride-twice", (2, 3, 11, 9), (4, 3, 3, 3), {"stride": 2, "padding": 3}), "phases"),
@@ -118,7 +122,8 @@ LARGER = [
 @pytest.mark.parametrize(("case", "name"), LARGER, ids=[case.id for case, _ in LARGER])
 def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(phases, "FEW_CHANNELS", 0)
-    monkeypatch.setattr(winograd, "MOST_BYTES", 4096)
+    for module in (patches, winograd):
+        monkeypatch.setattr(module, "MOST_BYTES", 4096)
     assert_projections(name, case, last)
 
 
@@ -293,8 +298,10 @@ WINDOW_MAPS = ("reduce_window", "slices", "winners")
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("case", UNCROPPED, ids=ids(UNCROPPED))
 @pytest.mark.parametrize("name", WINDOW_MAPS)
-def test_window_maps_equal_the_oracle(name, case, last):
-    """Maxima, winners and sums by their definition; the maps back by theirs."""
+def test_window_maps_equal_the_oracle(name, case, last, monkeypatch):
+    """Maxima, winners and sums by their definition; the maps back by theirs. Some in parts."""
+    if last:
+        monkeypatch.setattr(slices, "MOST_BYTES", 64)
     jaxpr = jax.make_jaxpr(lambda x: jc.max_pool(x, case.window, **case.options))(case.array())
     form = next(_equations(jaxpr.jaxpr, "jaxconv_window_max")).params["form"]
     x = cases.one_batch(case.array(), case.rank)

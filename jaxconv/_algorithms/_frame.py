@@ -171,17 +171,42 @@ def _always(*after: Array) -> Array:
     return functools.reduce(operator.or_, (a[(0,) * a.ndim] != 0 for a in after), always)
 
 
-def in_turn(function: Callable[..., Array], size: int, *images: Array) -> list[Array]:
-    """`function` of so many images at a time, one part after the other: XLA would hold what they
-    all need at once."""
+class Block(NamedTuple):
+    """Some images, and some rows of them."""
+
+    image: int
+    images: int
+    row: int
+    rows: int
+
+
+def cut_up(images: int, height: int, most: int, count: int) -> list[Block]:
+    """All rows of all images in blocks of `most` rows, or in about `count` larger ones."""
+    together = max(most // height, -(-images // count), 1)
+    rows = height if most >= height else max(most, -(-height * images // count), 1)
+    return [
+        Block(image, min(together, images - image), row, min(rows, height - row))
+        for image in range(0, images, together)
+        for row in range(0, height, rows)
+    ]
+
+
+def in_turn(function: Callable[..., Array], blocks: Sequence[Block], *operands: Any) -> list[Array]:
+    """`function(block, *operands)` of each, one after the other: XLA would hold what they all need
+    at once."""
     results: list[Array] = []
-    for start in range(0, images[0].shape[0], size):
-
-        def part(*images: Array, start: int = start) -> Array:
-            return function(*(image[start : start + size] for image in images))
-
-        results.append(apart(part, *images, after=results[-1:]))
+    for block in blocks:
+        compute = functools.partial(function, block)
+        results.append(apart(compute, *operands, after=results[-1:]))
     return results
+
+
+def put_together(blocks: Sequence[Block], results: Sequence[Array], axis: int) -> Array:
+    """The blocks' results, whose rows are along `axis`, as one array."""
+    images: dict[int, list[Array]] = {}
+    for block, result in zip(blocks, results, strict=True):
+        images.setdefault(block.image, []).append(result)
+    return lax.concatenate([lax.concatenate(rows, axis) for rows in images.values()], 0)
 
 
 def padded(array: Array, frames: Sequence[Frame], outside: Any = 0) -> Array:

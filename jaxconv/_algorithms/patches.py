@@ -11,10 +11,8 @@ A block is at most twice the size of operands and result, and within what the C 
 long runs are copied.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -22,12 +20,16 @@ from jax import Array, lax
 from .._form import Problem
 from ._algorithm import Algorithm
 from ._frame import (
+    Block,
     apart,
     as_output,
     blocks,
     channels_first,
     channels_last,
     cut,
+    cut_up,
+    in_turn,
+    put_together,
     read_frames,
     residues,
     result_dtype,
@@ -41,15 +43,6 @@ MOST_BYTES, MOST_BLOCKS = 7 * 2**20, 8
 FEWEST_LANES = 16
 #: Taps that are written out one by one.
 MOST_TAPS = 128
-
-
-class Block(NamedTuple):
-    """Some images, and some rows of their results."""
-
-    image: int
-    images: int
-    row: int
-    rows: int
 
 
 def refuses(problem: Problem) -> str | None:
@@ -103,12 +96,9 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
         shape = layout.image((block.images,), c_o, (block.rows, *sizes[1:]))
         return jnp.stack(images).reshape(shape)
 
-    results = _in_blocks(problem, rows, x)
-    images = [
-        lax.concatenate([part for at, part in results if at.image == image], 1 if last else 2)
-        for image in dict.fromkeys(at.image for at, _ in results)
-    ]
-    return lax.concatenate(images, 0).astype(result_dtype(problem))
+    parts = _blocks(problem, x.shape[0])
+    results = in_turn(rows, parts, *_read(problem, x))
+    return put_together(parts, results, 1 if last else 2).astype(result_dtype(problem))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
@@ -127,12 +117,12 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
         axes = (0, 0) if last else (1, 1)
         return total([_dot(problem, *pair, axes) for pair in zip(errors, matrices, strict=True)])
 
-    w = total([part for _, part in _in_blocks(problem, taps, x, y)])
+    w = total(in_turn(taps, _blocks(problem, x.shape[0]), *_read(problem, x), y))
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
     return (w.T if last else w).reshape(shape).astype(result_dtype(problem))
 
 
-def _blocks(problem: Problem, images: int) -> Iterator[Block]:
+def _blocks(problem: Problem, images: int) -> list[Block]:
     """All images and rows, in as few blocks as the limits allow."""
     form, width = problem.form, sum_dtype(problem).itemsize
     (height, *rest), shapes = form.geometry.output, problem.shapes
@@ -140,27 +130,14 @@ def _blocks(problem: Problem, images: int) -> Iterator[Block]:
     result = form.result_shape(problem.projection, *shapes)
     given = sum(math.prod(shape) for shape in (*shapes, result)) * width
     row = math.prod((inputs, *form.geometry.window, *rest)) * width
-    most = max(1, min(MOST_BYTES, 2 * given) // row)
-    together = max(most // height, -(-images // MOST_BLOCKS), 1)
-    rows = height if most >= height else max(most, -(-height * images // MOST_BLOCKS))
-    for image in range(0, images, together):
-        for first in range(0, height, rows):
-            yield Block(image, min(together, images - image), first, min(rows, height - first))
+    return cut_up(images, height, max(1, min(MOST_BYTES, 2 * given) // row), MOST_BLOCKS)
 
 
-def _in_blocks(
-    problem: Problem, function: Callable[..., Array], x: Array, *others: Array
-) -> list[tuple[Block, Array]]:
-    """`function(block, *xs, *others)` for each block, one after the other: see `_written_out`."""
+def _read(problem: Problem, x: Array) -> list[Array]:
+    """What is read of x: see `_written_out`."""
     geometry, last = problem.form.geometry, problem.form.layout.channels_last
     frames, stride = read_frames(geometry, 1 if last else 2), 1 if last else geometry.stride[-1]
-    xs = apart(lambda x: residues(x, frames, stride), x.astype(sum_dtype(problem)))
-    results: list[tuple[Block, Array]] = []
-    for block in _blocks(problem, x.shape[0]):
-        before = [result for _, result in results[-1:]]
-        result = apart(functools.partial(function, block), *xs, *others, after=before)
-        results.append((block, result))
-    return results
+    return apart(lambda x: residues(x, frames, stride), x.astype(sum_dtype(problem)))
 
 
 def _written_out(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:

@@ -26,7 +26,17 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, cut, framed, in_turn, quotients, read_frames, residue_frames
+from ._frame import (
+    Frame,
+    cut,
+    cut_up,
+    framed,
+    in_turn,
+    put_together,
+    quotients,
+    read_frames,
+    residue_frames,
+)
 from .reduce_window import lowest
 
 #: Windows of at most so many taps are one expression.
@@ -87,11 +97,13 @@ def in_parts(
 
     There is none without padding, unless x is `copied` all the same.
     """
-    parts = min(MOST_PARTS, -(-math.prod(x.shape) * x.dtype.itemsize // MOST_BYTES))
+    n, held = x.shape[0], math.prod(x.shape) * x.dtype.itemsize
     copied |= any(low > 0 or high > 0 for low, high in problem.form.geometry.padding)
-    if not copied or parts == 1 or x.shape[0] == 1:
+    parts = cut_up(n, 1, max(1, n * MOST_BYTES // held), MOST_PARTS)
+    if not copied or len(parts) == 1:
         return function(x)
-    return lax.concatenate(in_turn(function, -(-x.shape[0] // parts), x), 0)
+    results = in_turn(lambda part, x: function(x[part.image :][: part.images]), parts, x)
+    return put_together(parts, results, 1)
 
 
 def _is_whole(geometry: Geometry) -> bool:

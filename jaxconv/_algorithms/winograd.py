@@ -19,7 +19,7 @@ twice that of the direct form.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -27,15 +27,18 @@ from jax import Array, lax
 from .._form import Problem
 from ._algorithm import Algorithm
 from ._frame import (
+    Block,
     Frame,
     apart,
     as_output,
     blocks,
     channels_last,
     cut,
+    cut_up,
     framed,
     in_turn,
     padded,
+    put_together,
     result_dtype,
     sum_dtype,
     total,
@@ -48,7 +51,7 @@ A = ((1, 0), (1, 1), (1, -1), (0, -1))
 POINTS = tuple(itertools.product(range(4), range(4)))
 #: What is held at once before the batch is taken in parts: bytes, see `slices.MOST_BYTES`, and
 #: elements over those of the operands.
-MOST_BYTES, MOST_HELD = 2**24, 3
+MOST_BYTES, MOST_HELD, MOST_PARTS = 2**24, 3, 4
 
 
 def refuses(problem: Problem) -> str | None:
@@ -83,16 +86,15 @@ ALGORITHM = Algorithm(
 )
 
 
-def parts(problem: Problem) -> int:
-    """How many parts the batch is taken in, so that none holds too much."""
+def parts(problem: Problem) -> list[Block]:
+    """Images and rows of tiles taken together, so that none holds too much."""
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     kernel_grad = problem.projection == "kernel_grad"
     held = inputs + outputs if kernel_grad else max(inputs, outputs)
-    tiles = math.prod(-(-m // 2) for m in _results(problem))
-    size = 16 * problem.shapes[0][0] * tiles * held
+    height, width = (-(-m // 2) for m in _results(problem))
     given = sum(math.prod(shape) for shape in problem.shapes)
     most = min(MOST_BYTES // sum_dtype(problem).itemsize, MOST_HELD * given)
-    return min(problem.shapes[0][0], -(-size // most))
+    return cut_up(problem.shapes[0][0], height, most // (16 * width * held), MOST_PARTS)
 
 
 def _results(problem: Problem) -> tuple[int, ...]:
@@ -101,26 +103,21 @@ def _results(problem: Problem) -> tuple[int, ...]:
     return geometry.spatial if problem.projection == "input_grad" else geometry.output
 
 
-def _in_turn(problem: Problem, function: Callable[..., Array], *images: Array) -> list[Array]:
-    count = parts(problem)
-    if count == 1:
-        return [function(*images)]
-    return in_turn(function, -(-images[0].shape[0] // count), *images)
-
-
 def _output(problem: Problem, x: Array, w: Array) -> Array:
     dtype = sum_dtype(problem)
     g = jnp.asarray(G, dtype)
     u = jnp.einsum("ia,jb,abcd->ijcd", g, g, w.astype(dtype), precision=lax.Precision.HIGHEST)
-    of_images = functools.partial(_output_of, problem)
-    y = lax.concatenate(_in_turn(problem, lambda part: of_images(part, u), x.astype(dtype)), 0)
-    return y.astype(result_dtype(problem))
+    tiles = parts(problem)
+    results = in_turn(functools.partial(_output_of, problem), tiles, x.astype(dtype), u)
+    y = put_together(tiles, results, 1)
+    sizes = [Frame(1 + axis, 0, m) for axis, m in enumerate(problem.form.geometry.output)]
+    return framed(y, sizes).astype(result_dtype(problem))
 
 
-def _output_of(problem: Problem, x: Array, u: Array) -> Array:
-    """The outputs of some images, from the transformed kernel `(4, 4, c_i, c_o)`."""
-    geometry, tiles = problem.form.geometry, _tiles(problem)
-    x, (c_i, c_o) = _read(problem, x), u.shape[2:]
+def _output_of(problem: Problem, part: Block, x: Array, u: Array) -> Array:
+    """The outputs of some tiles, from the transformed kernel `(4, 4, c_i, c_o)`."""
+    tiles, (c_i, c_o) = (part.rows, _columns(problem)), u.shape[2:]
+    x = _read(problem, part, x)
     products = [
         jnp.matmul(
             _tile_points(x, i, j, tiles).reshape(-1, c_i), u[i, j], precision=problem.form.precision
@@ -133,13 +130,12 @@ def _output_of(problem: Problem, x: Array, u: Array) -> Array:
     ]
     shape = (x.shape[0], *tiles, c_o)
     rows = [jnp.stack([part.reshape(shape) for part in row], 3) for row in quarters]
-    y = jnp.stack(rows, 2).reshape(x.shape[0], 2 * tiles[0], 2 * tiles[1], c_o)
-    return framed(y, [Frame(1 + axis, 0, m) for axis, m in enumerate(geometry.output)])
+    return jnp.stack(rows, 2).reshape(x.shape[0], 2 * tiles[0], 2 * tiles[1], c_o)
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     dtype, products = sum_dtype(problem), functools.partial(_products, problem)
-    stacked = total(_in_turn(problem, products, x.astype(dtype), y.astype(dtype)))
+    stacked = total(in_turn(products, parts(problem), x.astype(dtype), y.astype(dtype)))
     g = jnp.asarray(G, dtype)
     w = jnp.einsum(
         "ia,jb,ijcd->abcd",
@@ -151,11 +147,12 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     return w.astype(result_dtype(problem))
 
 
-def _products(problem: Problem, x: Array, y: Array) -> Array:
-    """`(B x B')_ij (A y A')_ij`, summed over the tiles of some images, for each point ij."""
-    tiles, quarters = _tiles(problem), tuple(itertools.product(range(2), range(2)))
-    x, products = _read(problem, x), []
-    y = framed(y, [Frame(1 + axis, 0, 2 * size) for axis, size in enumerate(tiles)])
+def _products(problem: Problem, part: Block, x: Array, y: Array) -> Array:
+    """`(B x B')_ij (A y A')_ij`, summed over some tiles, for each point ij."""
+    tiles, quarters = (part.rows, _columns(problem)), tuple(itertools.product(range(2), range(2)))
+    x, products = _read(problem, part, x), []
+    y = y[part.image :][: part.images]
+    y = framed(y, [Frame(1, 2 * part.row, 2 * part.rows), Frame(2, 0, 2 * tiles[1])])
     for i, j in POINTS:
         points = _tile_points(x, i, j, tiles).reshape(-1, x.shape[-1])
         errors = _weighted(
@@ -167,17 +164,17 @@ def _products(problem: Problem, x: Array, y: Array) -> Array:
     return jnp.stack(products)
 
 
-def _tiles(problem: Problem) -> tuple[int, int]:
-    """Tiles of two outputs along each axis."""
-    height, width = problem.form.geometry.output
-    return -(-height // 2), -(-width // 2)
+def _columns(problem: Problem) -> int:
+    """Tiles of two outputs along the minor axis."""
+    return -(-problem.form.geometry.output[1] // 2)
 
 
-def _read(problem: Problem, x: Array) -> Array:
-    """What all tiles read of an image."""
-    sizes = zip(problem.form.geometry.padding, _tiles(problem), strict=True)
-    frames = [Frame(1 + axis, -low, 2 * t + 2) for axis, ((low, _), t) in enumerate(sizes)]
-    return apart(lambda x: padded(x, frames), x)
+def _read(problem: Problem, part: Block, x: Array) -> Array:
+    """What some tiles read of x."""
+    (above, _), (left, _) = problem.form.geometry.padding
+    rows = Frame(1, 2 * part.row - above, 2 * part.rows + 2)
+    columns = Frame(2, -left, 2 * _columns(problem) + 2)
+    return apart(lambda x: padded(x, [rows, columns]), x[part.image :][: part.images])
 
 
 def _every_second(image: Array, row: int, column: int, tiles: tuple[int, int]) -> Array:
