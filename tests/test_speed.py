@@ -34,8 +34,8 @@ def speed():
 
 def test_a_cell_with_all_that_can_be_measured(tmp_path):
     numbers, chart = tmp_path / "speed.json", tmp_path / "speed.png"
-    ran = run("--only", "LeNet 5x5, first", "--in-scan", "--memory", "--compile", "--no-torch",
-              "--json", str(numbers), "--chart", str(chart))  # fmt: skip
+    ran = run("--only", "LeNet 5x5, first", "--repeat", "2", "--in-scan", "--memory", "--compile",
+              "--no-torch", "--json", str(numbers), "--chart", str(chart))  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "geometric mean" in ran.stdout
     found = json.loads(numbers.read_text())
@@ -56,6 +56,17 @@ def test_pools_transposed_and_double_precision():
     for only in ("max 3-D", "U-Net 2x2 s2 transposed, kernel"):
         ran = run("--only", only, "--dtype", "float64")
         assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_better_of_two_measurements(speed):
+    """Each time the lesser, and ratios of what is left; a difference that is no number stays."""
+    times = {"jaxconv first": 2.0, "jaxconv last": 3.0, "lax first": 8.0, "lax last": 6.0}
+    row = {"cell": "a", "pass": "b", "dtype": "float32", "error": 0.5} | times
+    other = row | {"jaxconv last": 1.0, "lax last": 7.0, "error": math.nan}
+    for found in (speed.better(row, other), speed.better(other, row)):
+        assert (found["jaxconv first"], found["jaxconv last"], found["lax last"]) == (2, 1, 6)
+        assert (found["ratio lax"], found["ratio layout"]) == (6, 4)
+        assert math.isnan(found["error"])
 
 
 def test_bad_input_is_one_line():

@@ -6,7 +6,7 @@
 
 XLA:CPU's convolution does that too, patch by patch: where its products are narrow, with few
 channels or few results, writing out whole blocks first and multiplying by `dot_general` is faster.
-A block is at most twice the size of operands and result, and within what the C library keeps (see
+A block is no larger than operands and result, and within what the C library keeps (see
 `slices.MOST_BYTES`). Where channels are few, positions are written last, else channels, so that
 long runs are copied.
 """
@@ -130,7 +130,7 @@ def _blocks(problem: Problem, images: int) -> list[Block]:
     result = form.result_shape(problem.projection, *shapes)
     given = sum(math.prod(shape) for shape in (*shapes, result)) * width
     row = math.prod((inputs, *form.geometry.window, *rest)) * width
-    return cut_up(images, height, max(1, min(MOST_BYTES, 2 * given) // row), MOST_BLOCKS)
+    return cut_up(images, height, max(1, min(MOST_BYTES, given) // row), MOST_BLOCKS)
 
 
 def _read(problem: Problem, x: Array) -> list[Array]:

@@ -51,7 +51,7 @@ A = ((1, 0), (1, 1), (1, -1), (0, -1))
 POINTS = tuple(itertools.product(range(4), range(4)))
 #: What is held at once before the batch is taken in parts: bytes, see `slices.MOST_BYTES`, and
 #: elements over those of the operands.
-MOST_BYTES, MOST_HELD, MOST_PARTS = 2**24, 3, 4
+MOST_BYTES, MOST_HELD, MOST_PARTS = 2**24, 2, 3
 
 
 def refuses(problem: Problem) -> str | None:
