@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._form import Problem
+from . import taps
 from ._algorithm import Algorithm
 from ._frame import (
     Block,
@@ -47,14 +48,9 @@ MOST_TAPS = 128
 
 def refuses(problem: Problem) -> str | None:
     """Groups, strided input gradients, large windows."""
-    geometry = problem.form.geometry
-    if geometry.groups > 1:
-        return "it has no groups"
-    if problem.projection == "input_grad" and geometry.stride != (1,) * geometry.rank:
-        return "it has no strided input gradient, see phases"
-    if math.prod(geometry.window) > MOST_TAPS:
+    if math.prod(problem.form.geometry.window) > MOST_TAPS:
         return f"it writes out at most {MOST_TAPS} taps of a window"
-    return None
+    return taps.refuses(problem)
 
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
@@ -105,7 +101,7 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     layout, y = problem.form.layout, y.astype(sum_dtype(problem))
     last, c_o = layout.channels_last, layout.channels(y.shape)
 
-    def taps(block: Block, *operands: Array) -> Array:
+    def products(block: Block, *operands: Array) -> Array:
         *xs, y = operands
         y = cut(
             y, [(0, block.image, block.images, 1), (1 if last else 2, block.row, block.rows, 1)]
@@ -117,7 +113,7 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
         axes = (0, 0) if last else (1, 1)
         return total([_dot(problem, *pair, axes) for pair in zip(errors, matrices, strict=True)])
 
-    w = total(in_turn(taps, _blocks(problem, x.shape[0]), *_read(problem, x), y))
+    w = total(in_turn(products, _blocks(problem, x.shape[0]), *_read(problem, x), y))
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
     return (w.T if last else w).reshape(shape).astype(result_dtype(problem))
 
