@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ from .._arrays import accumulator
 from .._form import PROJECTIONS, Form, Problem
 from .._geometry import Geometry
 from .._layout import Layout
+from ._apart import always, apart
 
 _RECORD: contextvars.ContextVar[list[tuple[str, str]] | None] = contextvars.ContextVar(
     "record", default=None
 )
 
 Compute = Callable[[Problem, Array, Array], Array]
-Result = TypeVar("Result", Array, list[Array])
 
 
 class Frame(NamedTuple):
@@ -137,78 +137,6 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
         _RECORD.reset(token)
 
 
-def apart(function: Callable[..., Result], *operands: Any, after: Sequence[Array] = ()) -> Result:
-    """`function(*operands)`, not fused with what reads the result; not before `after` is there.
-
-    XLA:CPU fuses cheap arithmetic into each of its readers, and so computes it again for each tap
-    that reads it; an optimization barrier is gone before it does. A branch that it cannot decide
-    while compiling stays a computation of its own. Axes of one element are left out on the way in
-    and out: XLA would take them for a difference in layout, and copy.
-    """
-    results = jax.eval_shape(function, *operands)
-
-    def thin(*operands: Any) -> Result:
-        given = jax.tree.map(lambda part, like: part.reshape(like.shape), operands, whole)
-        return jax.tree.map(_thin, function(*given))
-
-    whole = jax.eval_shape(lambda *operands: operands, *operands)
-    nothing = jax.tree.map(lambda part: jnp.zeros(_thin_shape(part.shape), part.dtype), results)
-    thinned = lax.cond(_always(*after), thin, lambda *_: nothing, *jax.tree.map(_thin, operands))
-    return jax.tree.map(lambda part, like: part.reshape(like.shape), thinned, results)
-
-
-def _thin_shape(shape: Sequence[int]) -> list[int]:
-    return [size for size in shape if size != 1]
-
-
-def _thin(array: Array) -> Array:
-    return array.reshape(_thin_shape(array.shape))
-
-
-def _always(*after: Array) -> Array:
-    """True, but not to the compiler, which has to have some element of `after` first."""
-    always = lax.optimization_barrier(jnp.asarray(True))
-    return functools.reduce(operator.or_, (a[(0,) * a.ndim] != 0 for a in after), always)
-
-
-class Block(NamedTuple):
-    """Some images, and some rows of them."""
-
-    image: int
-    images: int
-    row: int
-    rows: int
-
-
-def cut_up(images: int, height: int, most: int, count: int) -> list[Block]:
-    """All rows of all images in blocks of `most` rows, or in about `count` larger ones."""
-    together = max(most // height, -(-images // count), 1)
-    rows = height if most >= height else max(most, -(-height * images // count), 1)
-    return [
-        Block(image, min(together, images - image), row, min(rows, height - row))
-        for image in range(0, images, together)
-        for row in range(0, height, rows)
-    ]
-
-
-def in_turn(function: Callable[..., Array], blocks: Sequence[Block], *operands: Any) -> list[Array]:
-    """`function(block, *operands)` of each, one after the other: XLA would hold what they all need
-    at once."""
-    results: list[Array] = []
-    for block in blocks:
-        compute = functools.partial(function, block)
-        results.append(apart(compute, *operands, after=results[-1:]))
-    return results
-
-
-def put_together(blocks: Sequence[Block], results: Sequence[Array], axis: int) -> Array:
-    """The blocks' results, whose rows are along `axis`, as one array."""
-    images: dict[int, list[Array]] = {}
-    for block, result in zip(blocks, results, strict=True):
-        images.setdefault(block.image, []).append(result)
-    return lax.concatenate([lax.concatenate(rows, axis) for rows in images.values()], 0)
-
-
 def padded(array: Array, frames: Sequence[Frame], outside: Any = 0) -> Array:
     """`framed` in one pass over memory of its own.
 
@@ -216,7 +144,7 @@ def padded(array: Array, frames: Sequence[Frame], outside: Any = 0) -> Array:
     as slow as a loop in which something is: here a choice that it cannot make beforehand.
     """
     if any(start < 0 or start + length > array.shape[axis] for axis, start, length in frames):
-        array = jnp.where(_always(), array, np.asarray(outside, array.dtype))
+        array = jnp.where(always(), array, np.asarray(outside, array.dtype))
     return framed(array, frames, outside)
 
 
@@ -233,6 +161,13 @@ def residues(x: Array, frames: Sequence[Frame], stride: int, outside: Any = 0) -
         part = lax.slice_in_dim(x, begin, size, stride, axis)
         parts.append(padded(part, [*others, Frame(axis, -missing, -(-length // stride))], outside))
     return parts
+
+
+def residue_cut(xs: Sequence[Array], cuts: Sequence[tuple[int, int, int, int]]) -> Array:
+    """`cut` of the array that `residues` has taken apart, whose last axis is cut by the stride."""
+    *others, (axis, start, count, step) = cuts
+    stride = len(xs)
+    return cut(xs[start % stride], [*others, (axis, start // stride, count, step // stride)])
 
 
 def sum_dtype(problem: Problem) -> np.dtype:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ._frame import Frame, apart, cut, framed, padded, total
+from ._apart import apart
+from ._frame import Frame, cut, framed, padded, residue_cut, total
 
 #: Rows of one expression, images of at most so many rows being added up in it together; and
 #: expressions written out, before there is a loop over them.
@@ -67,16 +68,16 @@ def line_sums(
     """For each tap of the only spatial axis: products of lines, which that axis is cut into."""
     lines = max(1, min(MOST_ROWS, axis.taken // SHORTEST_LINE))
     length = -(-axis.taken // lines)
-    begins = [(start % len(xs), start // len(xs), step) for start, step in axis.cuts]
-    stride = axis.cuts[0][1]
-    xs = [framed(x, [Frame(at, 0, (lines * length - 1) * stride + begins[-1][1] + 1)]) for x in xs]
+    stride, last = axis.cuts[0][1], axis.cuts[-1][0]
+    read = ((lines * length - 1) * stride + last) // len(xs) + 1
+    xs = [framed(x, [Frame(at, 0, read)]) for x in xs]
     y = framed(y, [Frame(at, 0, lines * length)])
 
     def products(xs: Sequence[Array], y: Array) -> list[Array]:
         sums = []
-        for residue, begin, step in begins:
+        for begin, step in axis.cuts:
             values = [
-                cut(xs[residue], [(at, begin + line * length * step, length, step)])
+                residue_cut(xs, [(at, begin + line * length * step, length, step)])
                 for line in range(lines)
             ]
             errors = [cut(y, [(at, line * length, length, 1)]) for line in range(lines)]
@@ -138,15 +139,13 @@ def _products(
     at, n, rows, row = first + along, y.shape[0], y.shape[first + along], axes[along]
     few = range(2, FEW_ROWS // rows + 1)
     together = max((images for images in few if n % images == 0), default=1)
-    start, step = axes[-1].cuts[tap[-1]]
     cuts, terms = tap_cuts(axes, tap, first), []
-    cuts[-1] = (first + len(axes) - 1, start // len(xs), axes[-1].taken, step)
     stride, taps = row.cuts[0][1], len(row.cuts)
     dilation = row.cuts[1][0] if taps > 1 else 1
     for image, r in itertools.product(range(together), range(rows)):
         images = (0, image, n // together, together)
         cuts[along] = (at, r * stride, taps, dilation)
-        value = cut(xs[start % len(xs)], [images, *cuts])
+        value = residue_cut(xs, [images, *cuts])
         terms.append(multiply(value, cut(y, [images, (at, r, 1, 1)])))
     return nested(terms, 8)
 

@@ -93,7 +93,7 @@ def _input_grad(problem: Problem, y: Array, w: Array) -> Array:
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     geometry = problem.form.geometry
     groups, inputs, outputs = blocks(problem.form, problem.shapes, "kernel_grad")
-    x_hat = _image_spectrum(problem, framed(x, read_frames(problem.form.geometry, 2)), inputs)
+    x_hat = _image_spectrum(problem, framed(x, read_frames(geometry, 2)), inputs)
     y_hat = jnp.conj(_image_spectrum(problem, y, outputs))
     w_hat = total([x_hat[n, :, None] * y_hat[n, :, :, None] for n in range(x.shape[0])])
     w = _back(problem, w_hat, geometry.extent)

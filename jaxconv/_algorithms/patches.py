@@ -20,18 +20,15 @@ from jax import Array, lax
 from .._form import Problem
 from . import taps
 from ._algorithm import Algorithm
+from ._apart import Block, apart, cut_up, in_turn, put_together
 from ._frame import (
-    Block,
-    apart,
     as_output,
     blocks,
     channels_first,
     channels_last,
     cut,
-    cut_up,
-    in_turn,
-    put_together,
     read_frames,
+    residue_cut,
     residues,
     result_dtype,
     sum_dtype,
@@ -150,9 +147,7 @@ def _written_out(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
         for number, (a, d, m, s) in enumerate(axes):
             start, count = (a * d, m) if number else (a * d + block.row * s, block.rows)
             cuts.append((first + number, start, count, s))
-        axis, start, count, step = cuts[-1]
-        cuts[-1] = (axis, start // len(xs), count, step // len(xs))
-        return cut(xs[start % len(xs)], cuts)
+        return residue_cut(xs, cuts)
 
     at = 1 + geometry.rank if last else 2
     patches = _stacked(read, geometry.window, at)

@@ -10,8 +10,8 @@ long. Of a strided input gradient, tap a = r + j*stride meets residue r alone: a
 computed at once, as an axis of their own behind Q, and merged by a reshape.
 
 The kernel gradient sums over everything but taps and channels, and XLA:CPU's reductions are scalar
-and on one core. So here rows are added up elementwise, a fixed number of them written out as one
-expression, in a loop over the image; the axes within a row stay apart until the end.
+and on one core where they are fused with the products. So here rows are added up elementwise, some
+of them written out as one expression; the axes within a row stay apart until the end.
 """
 
 import math
@@ -24,9 +24,9 @@ from jax import Array
 from .._form import Problem, Shape
 from .._geometry import Geometry
 from ._algorithm import Algorithm
+from ._apart import apart
 from ._frame import (
     Frame,
-    apart,
     blocks,
     channels_first,
     cut,
@@ -288,8 +288,6 @@ def _kernel_grad_first(x: Array, y: Array, axes: list[Axis], multiply: Multiply)
     """`(*channels, *window)` of images `(n, c, *spatial)`."""
     along = len(axes) - 2
     xs = residues(x, _frames(axes, 2), axes[-1].cuts[0][1])
-    dense = tuple((start, 1) for start, _ in axes[-1].cuts)
-    axes = [*axes[:-1], axes[-1]._replace(cuts=dense)]
     if len(axes) == 1:
         sums = line_sums(xs, y, axes[0], 2, multiply)
         return jnp.stack([part.sum((0, part.ndim - 1)) for part in sums], -1)

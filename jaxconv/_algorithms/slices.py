@@ -26,17 +26,8 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import (
-    Frame,
-    cut,
-    cut_up,
-    framed,
-    in_turn,
-    put_together,
-    quotients,
-    read_frames,
-    residue_frames,
-)
+from ._apart import cut_up, in_turn, put_together
+from ._frame import Frame, cut, framed, quotients, read_frames, residue_frames
 from .reduce_window import lowest
 
 #: Windows of at most so many taps are one expression.

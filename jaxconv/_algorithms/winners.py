@@ -26,17 +26,8 @@ from .._check import LARGEST
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import (
-    Frame,
-    apart,
-    cut,
-    framed,
-    padded,
-    quotients,
-    read_frames,
-    residues,
-    total,
-)
+from ._apart import apart
+from ._frame import Frame, cut, framed, padded, quotients, read_frames, residue_cut, residues, total
 from .reduce_window import lowest
 from .slices import in_parts, steps, tap_cuts
 
@@ -76,10 +67,7 @@ def window_argmax(problem: Problem, x: Array) -> Array:
         shape = (x.shape[0], *geometry.output, x.shape[-1])
         where = _first_elements(geometry, planes, shape)
         for at in itertools.product(*map(range, geometry.window)):
-            cuts = tap_cuts(geometry, at)
-            axis, start, count, step = cuts[-1]
-            cuts[-1] = axis, start // minor, count, step // minor
-            value = cut(parts[start % minor], cuts)
+            value = residue_cut(parts, tap_cuts(geometry, at))
             if best is None:
                 best = value
                 continue

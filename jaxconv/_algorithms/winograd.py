@@ -26,19 +26,15 @@ from jax import Array, lax
 
 from .._form import Problem
 from ._algorithm import Algorithm
+from ._apart import Block, apart, cut_up, in_turn, put_together
 from ._frame import (
-    Block,
     Frame,
-    apart,
     as_output,
     blocks,
     channels_last,
     cut,
-    cut_up,
     framed,
-    in_turn,
     padded,
-    put_together,
     result_dtype,
     sum_dtype,
     total,
