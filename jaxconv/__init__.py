@@ -10,6 +10,7 @@ from . import geometry as geometry
 from . import gradients as gradients
 from . import reference as reference
 from . import verify as verify
+from ._accelerate import accelerate as accelerate
 from ._adaptive import adaptive_avg_pool as adaptive_avg_pool
 from ._adaptive import adaptive_max_pool as adaptive_max_pool
 from ._algorithms import algorithms as algorithms

@@ -52,7 +52,7 @@ def _is_anything(problem: Problem) -> bool:
 
 
 def _on_one_cpu(problem: Problem) -> bool:
-    return problem.platform == "cpu" and problem.devices == 1 and problem.static
+    return problem.on_one_cpu and problem.static
 
 
 def _on_cpu_convolution(problem: Problem) -> bool:

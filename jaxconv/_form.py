@@ -118,3 +118,8 @@ class Problem:
     def static(self) -> bool:
         """Whether all sizes are known: batch sizes may be symbols (`jax.export`)."""
         return all(type(size) is int for shape in self.shapes for size in shape)
+
+    @property
+    def on_one_cpu(self) -> bool:
+        """Whether it is lowered for a CPU, and not split over several."""
+        return self.platform == "cpu" and self.devices == 1

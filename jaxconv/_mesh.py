@@ -6,11 +6,13 @@ gradients over the devices: without it a kernel's gradient would silently be one
 With explicit axes a type also tells how an array is sharded; only batches are kept sharded here.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import Array, lax
 from jax.core import ShapedArray
+from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 
@@ -80,6 +82,10 @@ def devices(ctx: Any) -> int:
     return getattr(axes, "num_devices", None) or 2
 
 
-def plain_type(aval: Any) -> ShapedArray:
-    """Shape and dtype alone, for lowering, where the mesh has been dealt with."""
-    return ShapedArray(aval.shape, aval.dtype)
+def lower(function: Callable[..., Array], ctx: Any, *operands: Any) -> Any:
+    """Lower a function of the operands by what it is traced to: on plain types, with shape and
+    dtype alone, as the mesh has been dealt with."""
+    rule = mlir.lower_fun(function, multiple_results=False)
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        plain = [ShapedArray(aval.shape, aval.dtype) for aval in ctx.avals_in]
+        return rule(ctx.replace(avals_in=plain), *operands)

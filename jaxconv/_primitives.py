@@ -78,11 +78,8 @@ def map_primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: 
 
 def _lowering(compute: Callable[..., Any], platform: str) -> Any:
     def lower(ctx, *operands, form):
-        here = functools.partial(compute, platform=platform, devices=_mesh.devices(ctx))
-        rule = mlir.lower_fun(here, multiple_results=False)
-        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-            plain = ctx.replace(avals_in=[_mesh.plain_type(aval) for aval in ctx.avals_in])
-            return rule(plain, *operands, form=form)
+        here = functools.partial(compute, form=form, platform=platform, devices=_mesh.devices(ctx))
+        return _mesh.lower(here, ctx, *operands)
 
     return lower
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._arrays import accumulator
+from .._arrays import HALF, accumulator
 from .._form import PROJECTIONS, Form, Problem
 from .._geometry import Geometry
 from .._layout import Layout
@@ -168,6 +168,52 @@ def residue_cut(xs: Sequence[Array], cuts: Sequence[tuple[int, int, int, int]]) 
     *others, (axis, start, count, step) = cuts
     stride = len(xs)
     return cut(xs[start % stride], [*others, (axis, start // stride, count, step // stride)])
+
+
+def ranked(half: Array) -> Array:
+    """Half precision as 16-bit integers in the same order, every NaN the greatest.
+
+    XLA:CPU compares half precision by widening and rounding again each time, integers in vectors.
+    """
+    bits = lax.bitcast_convert_type(half, np.int16)
+    size = bits & np.int16(0x7FFF)
+    ranks = jnp.where(bits < 0, ~size, bits)
+    return jnp.where(size > _infinity(half.dtype), np.int16(0x7FFF), ranks)
+
+
+def _infinity(dtype: np.dtype) -> np.ndarray:
+    return np.asarray(np.inf, dtype).view(np.int16)
+
+
+def lowest_rank(dtype: np.dtype) -> np.ndarray:
+    """The rank of minus infinity."""
+    return ~_infinity(dtype)
+
+
+def unranked(ranks: Array, dtype: np.dtype) -> Array:
+    """The inverse of `ranked`."""
+    bits = jnp.where(ranks < 0, ~ranks | np.int16(-0x8000), ranks)
+    return lax.bitcast_convert_type(bits, dtype)
+
+
+def wide(array: Array) -> Array:
+    """Half precision as single precision, in memory of its own.
+
+    XLA:CPU has no arithmetic for less: it would widen each number anew for each tap that reads it.
+    """
+    if array.dtype not in HALF:
+        return array
+    return apart(lambda half: half.astype(np.float32), array)
+
+
+def widened(problem: Problem, compute: Compute, a: Array, b: Array) -> Array:
+    """`compute` in single precision where a problem is in half, rounded once, all on its own."""
+    dtypes = tuple(accumulator(dtype) for dtype in problem.form.dtypes)
+    if dtypes == problem.form.dtypes:
+        return compute(problem, a, b)
+    single = dataclasses.replace(problem, form=dataclasses.replace(problem.form, dtypes=dtypes))
+    result = apart(functools.partial(compute, single), wide(a), wide(b))
+    return result.astype(result_dtype(problem))
 
 
 def sum_dtype(problem: Problem) -> np.dtype:

@@ -24,6 +24,7 @@ from jax import Array, lax
 from .._arrays import HALF
 from .._check import Pairs
 from .._form import PROJECTIONS, Form, Problem
+from .._lax import by_lax
 from ._algorithm import Algorithm
 from ._frame import stacked, sum_dtype, unstacked
 
@@ -207,13 +208,14 @@ def _in_order(
     lie, and convolves them element by element (jax-ml/jax#12868).
     """
     if problem.platform != "cpu":
-        return convolve(lhs, rhs, dimension_numbers=dims)
+        return by_lax(functools.partial(convolve, dimension_numbers=dims), lhs, rhs)
     spatial = "DHW"[-(lhs.ndim - 2) :]
     order = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     image = (dims.lhs_spec[0], *dims.lhs_spec[2:], dims.lhs_spec[1])
     kernel = (*dims.rhs_spec[2:], dims.rhs_spec[1], dims.rhs_spec[0])
     result = (dims.out_spec[0], *dims.out_spec[2:], dims.out_spec[1])
-    y = convolve(lhs.transpose(image), rhs.transpose(kernel), dimension_numbers=order)
+    convolve = functools.partial(convolve, dimension_numbers=order)
+    y = by_lax(convolve, lhs.transpose(image), rhs.transpose(kernel))
     return y.transpose([result.index(axis) for axis in range(y.ndim)])
 
 

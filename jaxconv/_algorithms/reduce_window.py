@@ -6,6 +6,7 @@ of x. Then `pick` gathers there (the derivative forwards) and `place` scatters t
 up(), the derivative backwards): each the other's transpose, both linear, for any window at all.
 """
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax import Array, lax
 from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
+from .._lax import by_lax
 from ._algorithm import Algorithm
 
 
@@ -49,17 +51,16 @@ def window_spread(problem: Problem, y: Array) -> Array:
     zero = np.zeros((), wide.dtype)
     padded = lax.pad(wide, zero, [*config, (0, 0, 0)])
     ones = (1,) * padded.ndim
-    summed = lax.reduce_window(
-        padded,
-        zero,
-        lax.add,
-        (1, *geometry.window, 1),
-        ones,
-        "VALID",
-        None,
-        (1, *geometry.dilation, 1),
+    summed = functools.partial(
+        lax.reduce_window,
+        init_value=zero,
+        computation=lax.add,
+        window_dimensions=(1, *geometry.window, 1),
+        window_strides=ones,
+        padding="VALID",
+        window_dilation=(1, *geometry.dilation, 1),
     )
-    return summed.astype(result_dtype)
+    return by_lax(summed, padded).astype(result_dtype)
 
 
 def window_argmax(problem: Problem, x: Array) -> Array:
@@ -166,12 +167,13 @@ def _reduce(geometry: Geometry, x: Array, init: np.ndarray, monoid) -> Array:
         (0, 0, 0),
     ]
     padding = [(0, 0), *((max(low, 0), max(high, 0)) for low, high in geometry.padding), (0, 0)]
-    return lax.reduce_window(
-        lax.pad(x, init, crop),
-        init,
-        monoid,
-        (1, *geometry.window, 1),
-        (1, *geometry.stride, 1),
-        padding,
+    reduce = functools.partial(
+        lax.reduce_window,
+        init_value=init,
+        computation=monoid,
+        window_dimensions=(1, *geometry.window, 1),
+        window_strides=(1, *geometry.stride, 1),
+        padding=padding,
         window_dilation=(1, *geometry.dilation, 1),
     )
+    return by_lax(reduce, lax.pad(x, init, crop))

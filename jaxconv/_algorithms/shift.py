@@ -14,6 +14,7 @@ and on one core where they are fused with the products. So here rows are added u
 of them written out as one expression; the axes within a row stay apart until the end.
 """
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ from ._frame import (
     residues,
     result_dtype,
     sum_dtype,
+    widened,
 )
 from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cuts
 
@@ -89,6 +91,20 @@ def _axes(problem: Problem, axis: Callable[[Geometry, int], Axis]) -> list[Axis]
 
 def _by_layout(
     problem: Problem, compute: Callable[..., Array], axes: list[Axis], image: Array, other: Array
+) -> Array:
+    """`compute` in the layout that suits it; single precision beforehand where more than a few
+    sums, or what is put together again, would have it widened again and again."""
+    in_layout = functools.partial(_in_layout, compute, axes)
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    put_together = any(axis.residues > 1 for axis in axes)
+    put_together &= not problem.form.layout.channels_last
+    if problem.projection == "kernel_grad" or inputs * outputs > 16 or put_together:
+        return widened(problem, in_layout, image, other)
+    return in_layout(problem, image, other)
+
+
+def _in_layout(
+    compute: Callable[..., Array], axes: list[Axis], problem: Problem, image: Array, other: Array
 ) -> Array:
     """Channels last where each group has one channel and there are enough groups for a vector.
 

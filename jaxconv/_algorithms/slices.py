@@ -22,12 +22,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._arrays import accumulator
+from .._arrays import HALF, accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._apart import cut_up, in_turn, put_together
-from ._frame import Frame, cut, framed, quotients, read_frames, residue_frames
+from ._apart import apart, cut_up, in_turn, put_together
+from ._frame import (
+    Frame,
+    cut,
+    framed,
+    lowest_rank,
+    quotients,
+    ranked,
+    read_frames,
+    residue_frames,
+    unranked,
+)
 from .reduce_window import lowest
 
 #: Windows of at most so many taps are one expression.
@@ -42,9 +52,18 @@ Combine = Callable[[Any, Any], Any]
 
 def window_max(problem: Problem, x: Array) -> Array:
     """y[s] = max_a x[s*stride + a*dilation - low]; NaN wins, padding never does."""
-    return in_parts(
-        problem, lambda x: _windows(problem.form.geometry, x, lowest(x.dtype), lax.max), x
-    )
+    geometry = problem.form.geometry
+    if x.dtype not in HALF:
+        outside = lowest(x.dtype)
+        return in_parts(problem, lambda x: _windows(geometry, x, outside, lax.max), x)
+
+    overlap = any(k > s for k, s in zip(geometry.window, geometry.stride, strict=True))
+
+    def greatest(part: Array) -> Array:
+        ranks = apart(ranked, part) if overlap else ranked(part)
+        return _windows(geometry, ranks, lowest_rank(x.dtype), lax.max)
+
+    return unranked(in_parts(problem, greatest, x, copied=overlap), x.dtype)
 
 
 def window_sum(problem: Problem, x: Array) -> Array:

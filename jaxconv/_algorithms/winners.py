@@ -21,13 +21,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._arrays import accumulator
+from .._arrays import HALF, accumulator
 from .._check import LARGEST
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import apart
-from ._frame import Frame, cut, framed, padded, quotients, read_frames, residue_cut, residues, total
+from ._frame import (
+    Frame,
+    cut,
+    framed,
+    lowest_rank,
+    padded,
+    quotients,
+    ranked,
+    read_frames,
+    residue_cut,
+    residues,
+    total,
+    wide,
+)
 from .reduce_window import lowest
 from .slices import in_parts, steps, tap_cuts
 
@@ -62,6 +75,8 @@ def window_argmax(problem: Problem, x: Array) -> Array:
 
     def winners(x: Array) -> Array:
         frames, outside = read_frames(geometry, 1), lowest(x.dtype)
+        if x.dtype in HALF:
+            x, outside = apart(ranked, x), lowest_rank(x.dtype)
         parts = apart(lambda x: residues(x, frames, minor, outside), x)
         best: Any = None
         shape = (x.shape[0], *geometry.output, x.shape[-1])
@@ -178,7 +193,7 @@ def _reaches(geometry: Geometry, channels: int) -> list[_Reach]:
 def _gathered(problem: Problem, geometry: Geometry, y: Array, where: Array) -> Array:
     """x[t] = sum_j y[Q - j] over those windows that t has won, t = Q*stride + r - low."""
     dtype, axes = problem.form.dtypes[0], _reaches(geometry, y.shape[-1])
-    y = y.astype(accumulator(dtype))
+    y = wide(y)
     if any(
         axis.repeats > 1 or axis.length != n for axis, n in zip(axes, y.shape[1:], strict=False)
     ):
