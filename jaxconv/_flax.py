@@ -1,0 +1,195 @@
+"""What the modules for Flax's two interfaces share: jaxconv's maps where Flax calls lax.
+
+Nothing of Flax is written again here. Its code runs; where it says `lax.conv_general_dilated`,
+`lax.conv_transpose` or `lax.reduce_window`, the operation is seen as one of the core's maps while
+it is traced (`_views`), so that derivatives are the core's too, on every platform.
+"""
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen import pooling
+from jax import Array, lax
+
+from . import _check, _pad
+from ._geometry import resolve_padding
+from ._layout import Layout
+from ._views import VIEWS
+
+
+def by_jaxconv(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which takes arrays in its place, its convolutions and windows jaxconv's."""
+
+    @functools.wraps(function)
+    def seen(*arrays: Any, **options: Any) -> Any:
+        call = functools.partial(function, **options)
+        jaxpr, shape = jax.make_jaxpr(call, return_shape=True)(*arrays)
+        values = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
+        values.update(zip(jaxpr.jaxpr.invars, jax.tree.leaves(arrays), strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if hasattr(atom, "val") else values[atom]
+
+        for equation in jaxpr.jaxpr.eqns:
+            results = _computed(equation, [read(atom) for atom in equation.invars])
+            values.update(zip(equation.outvars, results, strict=True))
+        results = [read(atom) for atom in jaxpr.jaxpr.outvars]
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return seen
+
+
+def _computed(equation: Any, operands: list[Any]) -> Any:
+    """The results of an equation, by one of the core's maps where there is one.
+
+    Explicit shardings are lax's to handle.
+    """
+    primitive, params = equation.primitive, equation.params
+    types_in = [atom.aval for atom in equation.invars]
+    sharded = any(any(aval.sharding.spec) for aval in types_in if hasattr(aval, "sharding"))
+    if primitive in VIEWS and not sharded:
+        types_out = [variable.aval for variable in equation.outvars]
+        program = VIEWS[primitive](*types_in, *types_out, params)
+        if program is not None:
+            return [program(*map(jnp.asarray, operands))]
+    results = primitive.bind(*operands, **primitive.get_bind_params(params))
+    return results if primitive.multiple_results else [results]
+
+
+def in_place_of_lax(method: Callable[..., Any], **functions: Any) -> Callable[..., Any]:
+    """A method of Flax's, with these functions where its module says `lax`.
+
+    The one way to give a method that calls `lax.conv_transpose` by name another one, short of
+    writing it again, or of changing Flax for everybody.
+    """
+    given = types.SimpleNamespace(**{**vars(lax), **functions})
+    changed = types.FunctionType(
+        method.__code__,
+        {**method.__globals__, "lax": given},
+        method.__name__,
+        method.__defaults__,
+        method.__closure__,
+    )
+    changed.__kwdefaults__ = method.__kwdefaults__
+    return functools.wraps(method)(changed)
+
+
+def conv_general_dilated(
+    lhs: Array,
+    rhs: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    *,
+    padding_mode: str = "zeros",
+    **options: Any,
+) -> Array:
+    """`lax.conv_general_dilated` by jaxconv, what Flax's `Conv` takes as its argument of that name.
+
+    Raises:
+        ValueError: for an unknown padding mode, one that needs more than there is to repeat, or one
+            with a dilated input, between whose elements are zeros.
+    """
+    if _check.choice("padding_mode", padding_mode, tuple(_pad.MODES)) != "zeros":
+        if any(step != 1 for step in options.get("lhs_dilation") or ()):
+            raise ValueError(
+                f"padding_mode must be 'zeros' where input_dilation is not 1; got {padding_mode!r}"
+            )
+        lhs = _padded(lhs, rhs, window_strides, padding, padding_mode, options)
+        padding = "VALID"
+    return _convolve(lhs, rhs, window_strides=window_strides, padding=padding, **options)
+
+
+_convolve = by_jaxconv(lax.conv_general_dilated)
+_transpose = by_jaxconv(lax.conv_transpose)
+max_pool = by_jaxconv(pooling.max_pool)
+avg_pool = by_jaxconv(pooling.avg_pool)
+
+
+def _padded(
+    lhs: Array, rhs: Array, strides: Any, padding: Any, mode: str, options: Mapping[str, Any]
+) -> Array:
+    layout, window = Layout(rhs.ndim - 2, True), rhs.shape[:-2]
+    spatial, dilation = layout.spatial(lhs.shape), tuple(options["rhs_dilation"])
+    named = padding.lower() if isinstance(padding, str) else tuple(map(tuple, padding))
+    pairs = resolve_padding(named, spatial, window, tuple(strides), dilation)
+    _pad.check(mode, spatial, pairs)
+    return _pad.pad(lhs, layout, pairs, mode)
+
+
+def conv_transpose(
+    lhs: Array,
+    rhs: Array,
+    strides: Sequence[int],
+    padding: Any,
+    *,
+    feature_group_count: int = 1,
+    **options: Any,
+) -> Array:
+    """`lax.conv_transpose` by jaxconv, also in groups, of which lax has none there.
+
+    A kernel is `(*window, c_i // groups, c_o)`, or, as that of the `Conv` it is the transpose of,
+    `(*window, c_o // groups, c_i)` with `transpose_kernel`.
+    """
+    options |= {"strides": strides, "padding": padding}
+    if feature_group_count == 1:
+        return _transpose(lhs, rhs, **options)
+    if options.pop("transpose_kernel", False):
+        rhs = exchanged(rhs, feature_group_count)
+    group = (*lhs.shape[:-1], lhs.shape[-1] // feature_group_count), (*rhs.shape[:-1], 1)
+    operands = (jax.ShapeDtypeStruct(shape, lhs.dtype) for shape in group)
+    of_one = jax.make_jaxpr(functools.partial(lax.conv_transpose, **options))(*operands)
+    params = next(e.params for e in of_one.eqns if e.primitive is lax.conv_general_dilated_p)
+    return _convolve(lhs, rhs, **{**params, "feature_group_count": feature_group_count})
+
+
+def exchanged(kernel: Any, groups: int) -> Any:
+    """A kernel `(*window, a, groups * b)` turned around, as `(*window, b, groups * a)`."""
+    *window, a, channels = kernel.shape
+    turned = jnp.flip(kernel, range(len(window))).reshape(*window, a, groups, channels // groups)
+    return jnp.swapaxes(turned, -1, -3).reshape(*window, channels // groups, groups * a)
+
+
+class GroupedInit(NamedTuple):
+    """An initializer of Flax's that leaves out, of a kernel's shape, what other groups read.
+
+    Attributes:
+        init: the initializer.
+        groups: the number of groups.
+    """
+
+    init: Callable[..., Any]
+    groups: int
+
+    def __call__(self, key: Any, shape: Sequence[int], dtype: Any) -> Any:
+        """The kernel `(*window, c // groups, d)` for one group's shape `(*window, c, d)`."""
+        return self.init(key, self.shape(shape), dtype)
+
+    def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the grouped kernel."""
+        *window, summed, channels = shape
+        if summed % self.groups or channels % self.groups:
+            raise ValueError(
+                f"feature_group_count must divide in_features and out_features; got "
+                f"{self.groups} for a kernel of shape {tuple(shape)}"
+            )
+        return (*window, summed // self.groups, channels)
+
+
+@functools.cache
+def transposed_call(method: Callable[..., Any], groups: int) -> Callable[..., Any]:
+    """The `__call__` of Flax's `ConvTranspose`, by jaxconv and in groups."""
+    ours = functools.partial(conv_transpose, feature_group_count=groups)
+    return in_place_of_lax(inspect.unwrap(method), conv_transpose=ours)
+
+
+def from_torch(weight: np.ndarray, turned: bool, groups: int) -> np.ndarray:
+    """A kernel of torch's, `(a, b, *window)`, as Flax's `(*window, b, a)`; with `turned`, that of a
+    transposed convolution as the one Flax takes where `transpose_kernel` is not set."""
+    kernel = np.moveaxis(np.asarray(weight), (0, 1), (-1, -2))
+    return np.asarray(exchanged(kernel, groups)) if turned else kernel

@@ -1,0 +1,336 @@
+"""`jaxconv.nnx` and `jaxconv.linen`: Flax's modules, parameter for parameter and result for result.
+
+Flax's own modules are the oracle, and torch's where weights are taken over from there.
+"""
+
+import flax.linen
+import flax.nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jaxconv.linen
+import jaxconv.nnx
+
+@pytest.fixture(autouse=True)
+def _as_users_have_it():
+    """Flax promotes dtypes implicitly."""
+    with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
+        yield
+
+
+CONV = [
+    ((3, 6, (3,)), {}),
+    ((3, 6, 5), {"strides": 2, "padding": "CAUSAL"}),
+    ((4, 6, (3, 2)), {"strides": (2, 1), "padding": "VALID"}),
+    ((4, 6, (3, 3)), {"feature_group_count": 2, "padding": 1}),
+    ((4, 8, (3, 3)), {"feature_group_count": 4, "padding": "CIRCULAR", "use_bias": False}),
+    ((2, 3, (3, 3)), {"padding": "REFLECT", "kernel_dilation": 2}),
+    ((2, 3, (2, 3)), {"padding": [(1, 0), (2, 1)], "input_dilation": (2, 1)}),
+    ((2, 3, (3, 2, 2)), {"padding": "SAME", "strides": (1, 2, 1)}),
+    ((2, 3, (3, 3)), {"dtype": jnp.bfloat16, "param_dtype": jnp.float32}),
+    ((2, 3, (3, 3)), {"param_dtype": jnp.bfloat16, "precision": "highest"}),
+]
+TRANSPOSED = [
+    ((3, 6, (3,)), {}),
+    ((4, 6, (2, 2)), {"strides": (2, 2)}),
+    ((4, 6, (3, 2)), {"strides": (2, 1), "padding": "VALID", "transpose_kernel": True}),
+    ((4, 6, (4, 4)), {"strides": 2, "padding": "CIRCULAR"}),
+    ((4, 3, (5, 3)), {"strides": (2, 3), "padding": [(1, 2), (0, 1)], "kernel_dilation": (1, 2)}),
+    ((2, 3, (3, 2, 2)), {"strides": (2, 1, 2), "use_bias": False}),
+    ((2, 3, (3, 3)), {"dtype": jnp.float16}),
+]
+POOLS = [
+    ((2,), {"strides": (2,)}),
+    ((3, 3), {}),
+    ((3, 2), {"strides": (2, 1), "padding": "SAME"}),
+    ((2, 2), {"strides": (2, 2), "padding": ((1, 0), (0, 1))}),
+    ((2, 3, 2), {"strides": (1, 2, 2), "padding": "SAME"}),
+]
+SIZES = (7, 8, 6)
+
+
+def images(channels, rank, batch=(2,), seed=0, dtype=jnp.float32):
+    shape = (*batch, *SIZES[:rank], channels)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def rank(kernel_size):
+    return 1 if isinstance(kernel_size, int) else len(kernel_size)
+
+
+def assert_close(got, wanted):
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        assert (g.shape, g.dtype) == (w.shape, w.dtype)
+        coarse = w.dtype in (jnp.bfloat16, jnp.float16)
+        scale = float(jnp.abs(w).max()) if w.size else 1.0
+        tolerance = (2e-2 if coarse else 2e-5) * max(scale, 1e-3)
+        np.testing.assert_allclose(np.asarray(g, float), np.asarray(w, float), atol=tolerance)
+
+
+def names(cases):
+    return [f"{args}-{'-'.join(map(str, options))}" for args, options in cases]
+
+
+def each(cases):
+    return pytest.mark.parametrize(("args", "options"), cases, ids=names(cases))
+
+
+def check_nnx(name, args, options):
+    """The same parameters from the same key, and the same results and gradients."""
+    ours, flaxs = (
+        getattr(library, name)(*args, **options, rngs=flax.nnx.Rngs(5))
+        for library in (jaxconv.nnx, flax.nnx)
+    )
+    graph, state = flax.nnx.split(ours)
+    flaxs_graph, flaxs_state = flax.nnx.split(flaxs)
+    chex_equal(state, flaxs_state)
+    for batch in ((), (2,), (2, 3)):
+        x = images(args[0], rank(args[2]), batch)
+
+        def loss(state, x, graph=graph):
+            return (flax.nnx.merge(graph, state)(x).astype(jnp.float32) ** 2).sum()
+
+        assert_close(ours(x), flaxs(x))
+        if len(batch) == 1:
+            got = jax.jit(jax.grad(loss, (0, 1)))(state, x)
+            assert_close(got, jax.grad(lambda s, x: loss(s, x, flaxs_graph), (0, 1))(state, x))
+
+
+def chex_equal(state, other):
+    assert jax.tree.structure(state) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a, float), np.asarray(b, float))
+
+
+@each(CONV)
+def test_nnx_conv_is_flaxs(args, options):
+    check_nnx("Conv", args, options)
+
+
+@each(TRANSPOSED)
+def test_nnx_conv_transpose_is_flaxs(args, options):
+    check_nnx("ConvTranspose", args, options)
+
+
+def check_linen(name, args, options):
+    inputs, *rest = args
+    ours, flaxs = (
+        getattr(library, name)(*rest, **options) for library in (jaxconv.linen, flax.linen)
+    )
+    for batch in ((), (2,), (2, 3)):
+        x = images(inputs, rank(args[2]), batch)
+        y, variables = ours.init_with_output(jax.random.key(3), x)
+        flaxs_y, flaxs_variables = flaxs.init_with_output(jax.random.key(3), x)
+        chex_equal(variables, flaxs_variables)
+        assert_close(y, flaxs_y)
+
+        def loss(variables, x, module=ours):
+            return (module.apply(variables, x).astype(jnp.float32) ** 2).sum()
+
+        if len(batch) == 1:
+            got = jax.jit(jax.grad(loss, (0, 1)))(variables, x)
+            assert_close(got, jax.grad(lambda v, x: loss(v, x, flaxs), (0, 1))(variables, x))
+
+
+@each(CONV)
+def test_linen_conv_is_flaxs(args, options):
+    check_linen("Conv", args, options)
+
+
+@each(TRANSPOSED)
+def test_linen_conv_transpose_is_flaxs(args, options):
+    check_linen("ConvTranspose", args, options)
+
+
+@each(POOLS)
+@pytest.mark.parametrize("name", ["MaxPool", "AvgPool"])
+def test_pools_are_flaxs(name, args, options):
+    function = {"MaxPool": flax.linen.max_pool, "AvgPool": flax.linen.avg_pool}[name]
+    for counts in [{}] if name == "MaxPool" else [{}, {"count_include_pad": False}]:
+        ours = getattr(jaxconv.nnx, name)(args, **options, **counts)
+        linens = getattr(jaxconv.linen, name)(args, **options, **counts)
+        named = isinstance(options.get("padding", ""), str)
+        for batch in ((), (2,), (2, 3))[: 3 if named else 2]:  # Flax pads one batch axis alone
+            x = images(3, len(args), batch)
+            wanted = function(x, args, **options, **counts)
+            assert_close(ours(x), wanted)
+            assert_close(linens.apply({}, x), wanted)
+            u = jnp.cos(jnp.arange(wanted.size, dtype=jnp.float32)).reshape(wanted.shape)
+            gradient = jax.vjp(lambda x: function(x, args, **options, **counts), x)[1](u)
+            assert_close(jax.vjp(ours, x)[1](u), gradient)
+
+
+def primitives(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation.primitive.name
+        for value in equation.params.values():
+            if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
+                yield from primitives(inner)
+
+
+@pytest.mark.parametrize("library", [jaxconv.nnx, jaxconv.linen])
+def test_modules_compute_by_jaxconv(library):
+    """Nothing of lax's is left, forwards and backwards."""
+    x = images(4, 2)
+    if library is jaxconv.nnx:
+        rngs = flax.nnx.Rngs(0)
+        modules = [library.Conv(4, 4, (3, 3), rngs=rngs)]
+        modules += [library.ConvTranspose(4, 4, (3, 3), (2, 2), rngs=rngs)]
+        modules += [library.MaxPool((2, 2)), library.AvgPool((2, 2))]
+    else:
+        made = [library.Conv(4, (3, 3)), library.ConvTranspose(4, (3, 3), (2, 2))]
+        made += [library.MaxPool((2, 2)), library.AvgPool((2, 2))]
+        modules = [m.bind(m.init(jax.random.key(0), x)) for m in made]
+    met = set()
+    for module in modules:
+        met |= set(primitives(jax.make_jaxpr(jax.grad(lambda x, m=module: m(x).sum()))(x).jaxpr))
+    assert {"jaxconv_output", "jaxconv_input_grad", "jaxconv_place"} <= met
+    assert {"jaxconv_window_sum", "jaxconv_window_spread"} <= met
+    lax = ("conv_general_dilated", "reduce_window", "select_and")
+    assert not [name for name in met if name.startswith(lax)]
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", ["SAME", 2, [(1, 2), (0, 3)]])
+def test_padding_modes(mode, padding):
+    """As `jnp.pad` beforehand."""
+    x = images(3, 2)
+    options = {"padding": padding, "strides": (2, 1), "rngs": flax.nnx.Rngs(1)}
+    got = jaxconv.nnx.Conv(3, 4, (3, 4), padding_mode=mode, **options)(x)
+    pairs = {"SAME": [(1, 1), (1, 2)], 2: [(2, 2)] * 2}.get(
+        padding if isinstance(padding, str | int) else "", padding
+    )
+    names = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    around = jnp.pad(x, [(0, 0), *pairs, (0, 0)], mode=names[mode])
+    options |= {"padding": "VALID", "rngs": flax.nnx.Rngs(1)}
+    assert_close(got, flax.nnx.Conv(3, 4, (3, 4), **options)(around))
+    linens = jaxconv.linen.Conv(4, (3, 4), (2, 1), padding, padding_mode=mode)
+    y, variables = linens.init_with_output(jax.random.key(0), x)
+    flaxs = flax.linen.Conv(4, (3, 4), (2, 1), "VALID")
+    assert_close(y, flaxs.apply(variables, around))
+
+
+def test_bad_arguments():
+    rngs, x = flax.nnx.Rngs(0), images(3, 2)
+    with pytest.raises(ValueError, match="padding_mode must be one of zeros"):
+        jaxconv.nnx.Conv(3, 4, (3, 3), padding_mode="mirror", rngs=rngs)(x)
+    with pytest.raises(ValueError, match="where input_dilation is not 1"):
+        jaxconv.nnx.Conv(3, 4, 3, padding_mode="circular", input_dilation=2, rngs=rngs)(x[0])
+    with pytest.raises(ValueError, match="at most 6 on axis 0"):
+        jaxconv.nnx.Conv(3, 4, (3, 3), padding=7, padding_mode="reflect", rngs=rngs)(x)
+    with pytest.raises(ValueError, match="feature_group_count must divide"):
+        jaxconv.nnx.ConvTranspose(3, 4, (3, 3), feature_group_count=2, rngs=rngs)
+    conv = jaxconv.nnx.Conv(3, 4, (3, 3), rngs=rngs)
+    weight, bias = np.zeros((4, 3, 3, 3), np.float32), np.zeros(4, np.float32)
+    with pytest.raises(ValueError, match=r"weight must fit .* \(3, 3, 3, 4\); got \(3, 3, 4, 3\)"):
+        conv.load_torch(weight.swapaxes(0, 1), bias)
+    with pytest.raises(ValueError, match=r"bias must fit .* \(4,\); got None"):
+        conv.load_torch(weight)
+    with pytest.raises(ValueError, match="bias must fit .* None; got"):
+        jaxconv.nnx.Conv(3, 4, (3, 3), use_bias=False, rngs=rngs).load_torch(weight, bias)
+
+
+def test_masks_and_metadata_are_flaxs():
+    mask = jnp.asarray(np.tril(np.ones((3, 3))).reshape(3, 3, 1, 1) * np.ones((1, 1, 2, 4)))
+    x = images(2, 2)
+    options = {
+        "mask": mask, "kernel_init": flax.nnx.initializers.normal(0.3),
+        "kernel_metadata": {"role": "edges"}, "bias_metadata": {"role": "offset"},
+    }  # fmt: skip
+    ours, flaxs = (
+        library.Conv(2, 4, (3, 3), **options, rngs=flax.nnx.Rngs(2))
+        for library in (jaxconv.nnx, flax.nnx)
+    )
+    assert ours.kernel.role == "edges"
+    assert ours.bias.role == "offset"
+    assert_close(ours(x), flaxs(x))
+
+
+def torch_module(transposed, rank, args, options):
+    name = f"Conv{'Transpose' if transposed else ''}{rank}d"
+    torch.manual_seed(rank)
+    return getattr(torch.nn, name)(*args, **options)
+
+
+def weights(module):
+    return {name: value.numpy() for name, value in module.state_dict().items()}
+
+
+def by_torch(module, x):
+    first = torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
+    return np.moveaxis(module(first).detach().numpy(), 1, -1)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("biased", [True, False])
+def test_torch_conv_moves_over(axes, groups, biased):
+    options = {"stride": 2, "padding": 1, "dilation": 2, "groups": groups, "bias": biased}
+    theirs = torch_module(False, axes, (4, 8, 2), options)
+    ours = jaxconv.nnx.Conv(
+        4, 8, (2,) * axes, 2, padding=1, kernel_dilation=2, feature_group_count=groups,
+        use_bias=biased, rngs=flax.nnx.Rngs(0),
+    ).load_torch(**weights(theirs))  # fmt: skip
+    x = images(4, axes)
+    np.testing.assert_allclose(ours(x), by_torch(theirs, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("transpose_kernel", [True, False])
+def test_torch_conv_transpose_moves_over(axes, groups, transpose_kernel):
+    options = {"stride": 2, "padding": 1, "output_padding": 1, "dilation": 2, "groups": groups}
+    theirs = torch_module(True, axes, (4, 8, 3), options)
+    padding = [(2 * 2 - 1, 2 * 2 - 1 + 1)] * axes
+    ours = jaxconv.nnx.ConvTranspose(
+        4, 8, (3,) * axes, 2, padding=padding, kernel_dilation=2, feature_group_count=groups,
+        transpose_kernel=transpose_kernel, rngs=flax.nnx.Rngs(0),
+    ).load_torch(**weights(theirs))  # fmt: skip
+    x = images(4, axes)
+    np.testing.assert_allclose(ours(x), by_torch(theirs, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("transpose_kernel", [True, False])
+def test_grouped_conv_transpose_in_linen(transpose_kernel):
+    """As nnx's with the same kernel, and as one group for each of them."""
+    x, options = images(4, 2), {"padding": "SAME", "transpose_kernel": transpose_kernel}
+    ours = jaxconv.linen.ConvTranspose(6, (3, 2), (2, 1), feature_group_count=2, **options)
+    y, variables = ours.init_with_output(jax.random.key(0), x)
+    kernel = variables["params"]["kernel"]
+    assert kernel.shape == ((3, 2, 3, 4) if transpose_kernel else (3, 2, 2, 6))
+    alone = flax.linen.ConvTranspose(3, (3, 2), (2, 1), **options)
+    parts = [
+        alone.apply({"params": {"kernel": k, "bias": jnp.zeros(3)}}, part)
+        for k, part in zip(jnp.split(kernel, 2, -1), jnp.split(x, 2, -1), strict=True)
+    ]
+    assert_close(y, jnp.concatenate(parts, -1))
+    assert_close(ours.clone().apply(variables, x), y)
+
+
+@pytest.mark.parametrize("forth", [True, False])
+def test_checkpoints_move_over(tmp_path, forth):
+    """An orbax checkpoint of the one library's network is read into the other's."""
+    import orbax.checkpoint as ocp
+
+    def network(library):
+        rngs = flax.nnx.Rngs(7 if library is flax.nnx else 8)
+        return flax.nnx.List([
+            library.Conv(3, 4, (3, 3), rngs=rngs),
+            library.ConvTranspose(4, 2, (2, 2), (2, 2), rngs=rngs),
+        ])  # fmt: skip
+
+    source, target = (jaxconv.nnx, flax.nnx) if forth else (flax.nnx, jaxconv.nnx)
+    saved, read = network(source), network(target)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", flax.nnx.state(saved))
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", flax.nnx.state(read))
+    flax.nnx.update(read, restored)
+    chex_equal(flax.nnx.state(read), flax.nnx.state(saved))
+    x = images(3, 2)
+    assert_close(read[1](read[0](x)), saved[1](saved[0](x)))
