@@ -1,15 +1,23 @@
 """`accelerate`: jaxconv's algorithms for every convolution in the process, whoever wrote it."""
 
 import collections
+import math
 import threading
 import warnings
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
+from jax import lax
 
 from . import _check, _lax, _mesh
+from ._arrays import accumulator
 from ._views import VIEWS
+
+#: Multiply-adds up to which an ordinary convolution is left to lax.
+SMALL = 80_000
 
 _lock = threading.Lock()
 _taken: collections.Counter[str] = collections.Counter()
@@ -24,7 +32,8 @@ class Acceleration:
             algorithms in this process, as a `collections.Counter`. Compiled programs that are run
             again, and equal operations of one program, count once.
         left: how many were left to lax while acceleration was on: several devices, sizes that are
-            not known, dtypes or windows that jaxconv has no form for.
+            not known, dtypes or windows that jaxconv has no form for, convolutions of a few
+            thousand products.
     """
 
     def __init__(self, before: bool):
@@ -49,9 +58,10 @@ def accelerate(enable: bool = True) -> Acceleration:
 
     Whoever calls it, and whether it was imported before or after: Flax, Equinox, Haiku, Keras,
     `jax.numpy.convolve`, `jax.scipy.signal`, and all derivatives. On the platforms where they win,
-    that is on CPUs; elsewhere, and where an operation has no form here (over several devices, with
-    symbolic sizes, float8), lax's own lowering stays. Results are lax's to rounding, errors are
-    lax's. What has been compiled is forgotten, so programs that ran before are compiled again.
+    that is on CPUs. Elsewhere lax's own lowering stays, as it does where an operation has no form
+    here (over several devices, with symbolic sizes, float8) or is so small that compiling is all it
+    costs. Results are lax's to rounding, errors are lax's. What has been compiled is forgotten, so
+    programs that ran before are compiled again.
 
         jaxconv.accelerate()                # for the rest of the process
         with jaxconv.accelerate(): ...      # within
@@ -116,7 +126,7 @@ def _accelerated(primitive: Any) -> Any:
             if _lax.own_asked_for():
                 return own(ctx, *operands, **params)
             program = None
-            if _mesh.devices(ctx) == 1:
+            if _mesh.devices(ctx) == 1 and not _is_small(primitive, ctx, params):
                 program = VIEWS[primitive](*ctx.avals_in, *ctx.avals_out, params)
             counter = _left if program is None else _taken
             counter[primitive.name] += 1
@@ -127,3 +137,19 @@ def _accelerated(primitive: Any) -> Any:
         return rule
 
     return replacement
+
+
+def _is_small(primitive: Any, ctx: Any, params: Mapping[str, Any]) -> bool:
+    """Whether it is an ordinary convolution that lax does in some 20 microseconds: less than a
+    tenth of a second more of compiling would be worth."""
+    if primitive is not lax.conv_general_dilated_p:
+        return False
+    (_, kernel), (result,) = ctx.avals_in, ctx.avals_out
+    ordinary = params["feature_group_count"] == params["batch_group_count"] == 1
+    ordinary &= all(step == 1 for step in params["lhs_dilation"])
+    sizes = (*result.shape, *(kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec))
+    known = all(type(size) is int for size in sizes)
+    if not (ordinary and known and accumulator(result.dtype) == np.float32):
+        return False
+    outputs = sizes[result.ndim]
+    return math.prod(sizes) <= SMALL * outputs
