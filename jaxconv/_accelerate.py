@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
+from jax import lax, version
 
 from . import _check, _lax, _mesh
 from ._arrays import accumulator
@@ -105,7 +105,7 @@ def _switch(on: bool) -> bool:
         if on and (reason := _lax.unexpected()):
             warnings.warn(
                 f"jaxconv.accelerate() has changed nothing: jaxconv does not know jax "
-                f"{jax.__version__} ({reason}); a newer jaxconv may",
+                f"{version.__version__} ({reason}); a newer jaxconv may",
                 RuntimeWarning,
                 stacklevel=3,
             )

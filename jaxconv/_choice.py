@@ -198,6 +198,7 @@ TABLE: tuple[Row, ...] = (
     Row("direct", _is_convolution, "XLA's own convolution; nothing faster is known for it"),
     Row("adaptive", _is_adaptive, "windows of unequal sizes, which window reductions do not have"),
     Row("columns", _is_columns, "slices move each element once for each tap of an axis"),
+    Row("whole", _on_one_cpu, "one window that is all of the input: reductions and a comparison"),
     Row("winners", _on_one_cpu, "each element asks the few windows that it lies in who won"),
     Row("slices", _on_one_cpu, "windows as shifted slices: vectors, and log2(k) steps on an axis"),
     Row(

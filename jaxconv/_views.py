@@ -257,6 +257,8 @@ def window_reduction(name: str, x: Any, out: Any, params: dict[str, Any]) -> Pro
     seen = _windows(x, params)
     if seen is None:
         return None
+    if name == "sum" and _is_global_gradient(seen.form.geometry):
+        return None
     primitive = window_sum_p if name == "sum" else window_max_p
     turn = _turned if name == "min" else _as_it_is
 
@@ -265,6 +267,17 @@ def window_reduction(name: str, x: Any, out: Any, params: dict[str, Any]) -> Pro
         return turn(y).reshape(out.shape)
 
     return reduction
+
+
+def _is_global_gradient(geometry: Any) -> bool:
+    """Whether these look like one number's windows, which XLA makes a broadcast of.
+
+    It is what the gradient of a sum over whole planes is written down as: sums over windows of k
+    elements in an array of 2k-1, all of them padding but for the middle one.
+    """
+    sizes = zip(geometry.spatial, geometry.window, geometry.output, strict=True)
+    middle = all(n == 2 * k - 1 and m == k for n, k, m in sizes)
+    return middle and max(geometry.window) > 1
 
 
 def winners_scatter(source: Any, x: Any, out: Any, params: dict[str, Any]) -> Program | None:
@@ -321,6 +334,8 @@ def _windows(x: Any, params: dict[str, Any]) -> Windows | None:
     )
     if any(max(pair) >= e for pair, e in zip(pairs, geometry.extent, strict=True)):
         return None  # windows that hold nothing but padding
+    if min(geometry.output) < 1:
+        return None  # no windows at all
     images = (math.prod(x.shape[:first]), *geometry.spatial, math.prod(x.shape[stop:]))
     return Windows(images, PoolForm(geometry, (x.dtype, x.dtype)))
 

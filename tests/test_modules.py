@@ -14,6 +14,7 @@ import torch
 import jaxconv.linen
 import jaxconv.nnx
 
+
 @pytest.fixture(autouse=True)
 def _as_users_have_it():
     """Flax promotes dtypes implicitly."""
@@ -231,7 +232,7 @@ def test_bad_arguments():
         conv.load_torch(weight.swapaxes(0, 1), bias)
     with pytest.raises(ValueError, match=r"bias must fit .* \(4,\); got None"):
         conv.load_torch(weight)
-    with pytest.raises(ValueError, match="bias must fit .* None; got"):
+    with pytest.raises(ValueError, match=r"bias must fit .* None; got"):
         jaxconv.nnx.Conv(3, 4, (3, 3), use_bias=False, rngs=rngs).load_torch(weight, bias)
 
 

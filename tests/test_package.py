@@ -168,6 +168,7 @@ def test_options_are_keyword_only_and_in_one_order(function):
 
 
 SIGNATURES = {
+    "jaxconv.accelerate": "(enable=True)",
     "jaxconv.algorithms": "()",
     "jaxconv.conv": (
         "(x, kernel, bias=None, *, stride=1, padding=0, dilation=1, groups=1,"
@@ -372,10 +373,14 @@ def test_reference_shares_nothing():
     assert internal("jaxconv._types") == set()
 
 
+#: The one file that reads a table inside jax, and that table's module.
+INSIDE = {"jaxconv._lax": {"jax._src.interpreters", "jax._src.interpreters.mlir"}}
+
+
 @every_module
 def test_nothing_from_inside_jax(name: str):
-    private = [other for other in imports(name) if other.startswith(("jax._", "jaxlib"))]
-    assert private == []
+    private = {other for other in imports(name) if other.startswith(("jax._", "jaxlib"))}
+    assert private == INSIDE.get(name, set())
     attributes = [
         node.attr
         for node in ast.walk(TREES[name])

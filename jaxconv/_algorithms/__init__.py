@@ -24,6 +24,7 @@ from . import (
     shift,
     slices,
     taps,
+    whole,
     winners,
     winograd,
 )
@@ -44,6 +45,7 @@ REGISTER: dict[str, Algorithm] = {
         adaptive,
         columns,
         slices,
+        whole,
         winners,
         reduce_window,
     )
