@@ -30,7 +30,7 @@ def test_on_four_devices():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(__file__)]
     ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "77 passed, 1 skipped" in ran.stdout
+    assert "79 passed, 1 skipped" in ran.stdout
 
 
 X = np.random.default_rng(0).normal(size=(8, 9, 8, 3))
@@ -220,3 +220,47 @@ def test_vmap_over_a_sharded_axis(operand):
     placed = [jax.device_put(value, spec) for value, spec in zip(arguments, specs, strict=True)]
     function = jax.vmap(network, axes)
     assert_same(jax.jit(function)(*placed), function(*arguments))
+
+
+def of_lax(x, w):
+    """What people have: a network written with lax, channels last."""
+    order = ("NHWC", "HWIO", "NHWC")
+    kernel = jnp.moveaxis(w, (0, 1), (3, 2))
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=order)
+    pooled = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return jnp.sin(pooled).sum()
+
+
+OF_LAX = jax.value_and_grad(of_lax, (0, 1))
+NARROW = np.random.default_rng(2).normal(size=(2, 3, 3, 3))
+
+
+@inside
+def test_accelerated_over_devices_it_is_lax_itself():
+    mesh, x, _ = sharded(AxisType.Auto)
+    want = jax.jit(OF_LAX)(X, NARROW)
+    with jax.set_mesh(mesh), jc.accelerate() as acceleration:
+        taken, left = acceleration.taken.copy(), acceleration.left.copy()
+        got = jax.jit(OF_LAX)(x, NARROW)
+        assert not acceleration.taken - taken
+        assert sum((acceleration.left - left).values()) >= 4
+    assert_same(got, want)
+
+
+@inside
+def test_accelerated_inside_shard_map():
+    """There is one device to each program: convolutions and windows are jaxconv's."""
+    mesh, x, _ = sharded(AxisType.Auto)
+    want = jax.jit(OF_LAX)(X, NARROW)
+
+    def step(x, w):
+        value, (dx, dw) = OF_LAX(x, w)
+        return jax.lax.psum(value, "data"), (dx, dw)
+
+    specs = (P(), (P("data"), P()))
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(P("data"), P()), out_specs=specs)
+    with jc.accelerate() as acceleration:
+        taken = acceleration.taken.copy()
+        got = jax.jit(mapped)(x, NARROW)
+        assert sum((acceleration.taken - taken).values()) >= 4
+    assert_same(got, want)
