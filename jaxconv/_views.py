@@ -73,16 +73,21 @@ class Convolution(NamedTuple):
 def convolution(lhs: Any, rhs: Any, out: Any, params: dict[str, Any]) -> Program | None:
     """A program of the core's for a convolution of lax's; None where there is none."""
     specs = params["dimension_numbers"]
-    pairs = zip((lhs, rhs, out), specs, strict=True)
+    shapes = [
+        tuple(array.shape[axis] for axis in spec)
+        for array, spec in zip((lhs, rhs, out), specs, strict=True)
+    ]
     call = Convolution(
-        *(tuple(array.shape[axis] for axis in spec) for array, spec in pairs),
-        specs,
-        tuple(params["window_strides"]),
-        tuple(params["lhs_dilation"]),
-        tuple(params["rhs_dilation"]),
-        tuple(low for low, _ in params["padding"]),
-        params["feature_group_count"],
-        params["batch_group_count"],
+        lhs=shapes[0],
+        rhs=shapes[1],
+        out=shapes[2],
+        specs=specs,
+        u=tuple(params["window_strides"]),
+        v=tuple(params["lhs_dilation"]),
+        d=tuple(params["rhs_dilation"]),
+        low=tuple(low for low, _ in params["padding"]),
+        features=params["feature_group_count"],
+        batches=params["batch_group_count"],
     )
     if not _countable((lhs, rhs, out)) or not 1 <= call.rank <= 3:
         return None
@@ -327,11 +332,10 @@ def _windows(x: Any, params: dict[str, Any]) -> Windows | None:
         return None
     first, stop = met[0], met[-1] + 1
     pairs = tuple((low, high) for low, high in padding[first:stop])
-    geometry = Geometry(
-        *(tuple(sizes[first:stop]) for sizes in (x.shape, window, stride)),
-        pairs,
-        tuple(dilation[first:stop]),
+    spatial, taps, steps, apart = (
+        tuple(sizes[first:stop]) for sizes in (x.shape, window, stride, dilation)
     )
+    geometry = Geometry(spatial, taps, steps, pairs, apart)
     if any(max(pair) >= e for pair, e in zip(pairs, geometry.extent, strict=True)):
         return None  # windows that hold nothing but padding
     if min(geometry.output) < 1:

@@ -6,6 +6,7 @@ The oracle is lax as it is without it. `taken` counts that something was tested 
 import contextlib
 import os
 import warnings
+from typing import Any
 
 import equinox
 import flax.linen
@@ -67,7 +68,7 @@ def same_as_lax(function, *operands):
     return taken, left
 
 
-def numbers(shape, dtype=np.float32, seed=0):
+def numbers(shape, dtype: Any = np.float32, seed=0):
     values = np.random.default_rng(seed).normal(size=shape)
     if jnp.issubdtype(dtype, jnp.integer):
         values = np.round(4 * values)
@@ -86,7 +87,7 @@ def orders(rank):
     ]
 
 
-def convolution_case(rank, groups=1, batches=1, order=0, dtype=np.float32, **options):
+def convolution_case(rank, groups=1, batches=1, order=0, dtype: Any = np.float32, **options):
     sizes = dict(zip(SPACE[rank], (7, 6, 5)[:rank], strict=True))
     window = dict(zip(SPACE[rank], options.pop("window", (3, 2, 2))[:rank], strict=True))
     lhs_order, rhs_order, out_order = orders(rank)[order]
@@ -319,9 +320,10 @@ def test_twice_is_once():
     jc.accelerate()
     first, step = dict(tables()[0]), jax.jit(program)
     step(*OPERANDS)
-    jc.accelerate()
+    taken = jc.accelerate().taken.copy()
     assert dict(tables()[0]) == first
-    assert step._cache_size() == 1  # nothing was forgotten
+    step(*OPERANDS)
+    assert jc.accelerate().taken == taken  # nothing was forgotten
     jc.accelerate(False)
     jc.accelerate(False)
     assert not _lax.replaced()

@@ -3,6 +3,8 @@
 Flax's own modules are the oracle, and torch's where weights are taken over from there.
 """
 
+from typing import Any
+
 import flax.linen
 import flax.nnx
 import jax
@@ -203,9 +205,8 @@ def test_padding_modes(mode, padding):
     x = images(3, 2)
     options = {"padding": padding, "strides": (2, 1), "rngs": flax.nnx.Rngs(1)}
     got = jaxconv.nnx.Conv(3, 4, (3, 4), padding_mode=mode, **options)(x)
-    pairs = {"SAME": [(1, 1), (1, 2)], 2: [(2, 2)] * 2}.get(
-        padding if isinstance(padding, str | int) else "", padding
-    )
+    pairs: Any = [(1, 1), (1, 2)] if padding == "SAME" else padding
+    pairs = [(2, 2)] * 2 if padding == 2 else pairs
     names = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     around = jnp.pad(x, [(0, 0), *pairs, (0, 0)], mode=names[mode])
     options |= {"padding": "VALID", "rngs": flax.nnx.Rngs(1)}
@@ -302,10 +303,10 @@ def test_grouped_conv_transpose_in_linen(transpose_kernel):
     x, options = images(4, 2), {"padding": "SAME", "transpose_kernel": transpose_kernel}
     ours = jaxconv.linen.ConvTranspose(6, (3, 2), (2, 1), feature_group_count=2, **options)
     y, variables = ours.init_with_output(jax.random.key(0), x)
-    kernel = variables["params"]["kernel"]
+    kernel: Any = variables["params"]["kernel"]
     assert kernel.shape == ((3, 2, 3, 4) if transpose_kernel else (3, 2, 2, 6))
     alone = flax.linen.ConvTranspose(3, (3, 2), (2, 1), **options)
-    parts = [
+    parts: Any = [
         alone.apply({"params": {"kernel": k, "bias": jnp.zeros(3)}}, part)
         for k, part in zip(jnp.split(kernel, 2, -1), jnp.split(x, 2, -1), strict=True)
     ]
