@@ -7,7 +7,12 @@ the forward pass, and a training step (loss, gradients, Optax's AdamW). First th
 two are compared, then all are timed, taking turns in one process, the best of several runs on
 random data; beside them the same network in torch, contiguous and channels-last, the better one.
 
-Exit code: 0, 1 where gradients differ by more than 1e-4 of their size, 2 for bad input.
+"apart" is how far the two gradients are apart in float64, over their size; "error" how far each
+is, in float32, from the plain one in float64. Networks of batch normalisation and ReLU are
+discontinuous and ill-conditioned: in float32 two orders of adding up may differ by a percent there.
+
+Exit code: 0; 1 where gradients are 1e-4 apart, or accelerated ones have an error above 1e-4 and
+above four times the plain ones' (jaxconv's bound for all it computes); 2 for bad input.
 """
 
 import argparse
@@ -15,6 +20,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,7 +41,7 @@ from speed_calls import torch
 
 import jaxconv
 
-#: Largest difference between the gradients of the two, in the Euclidean norm, over their size.
+#: Largest difference between gradients, in the Euclidean norm, over their size.
 TOLERANCE = 1e-4
 OPTIMIZER = optax.adamw(1e-3)
 
@@ -105,8 +111,7 @@ MODELS = (
 
 
 def programs(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The compiled programs, plain and accelerated, with the seconds it took; and their operands:
-    forward pass, gradients and training step."""
+    """The compiled programs, plain and accelerated, with the seconds taken; and their operands."""
     params, apply = model.make(model.shape)
     x = jnp.asarray(np.random.default_rng(0).normal(size=model.shape), jnp.float32)
 
@@ -120,10 +125,9 @@ def programs(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
 
     operands = {
         "forward": (params, x),
-        "gradients": (params, x),
         "training step": (params, OPTIMIZER.init(params), x),
     }
-    functions = {"forward": apply, "gradients": jax.grad(loss), "training step": step}
+    functions = {"forward": apply, "training step": step}
     compiled: dict[str, Any] = {}
     for kind, on in (("plain", False), ("accelerated", True)):
         with jaxconv.accelerate(on):
@@ -173,11 +177,34 @@ def difference(got: Any, wanted: Any) -> float:
     return math.sqrt(apart / sum(float((w**2).sum()) for _, w in parts))
 
 
+def compare(model: Model) -> dict[str, float]:
+    """How far gradients are apart, and each one's error."""
+    params, apply = model.make(model.shape)
+    x = np.random.default_rng(0).normal(size=model.shape).astype(np.float32)
+    found: dict[str, Any] = {}
+    with jax.enable_x64(True):
+        for dtype in ("float32", "float64"):
+            at, images = jax.tree.map(lambda leaf, to=dtype: leaf.astype(to), (params, x))
+            for kind, on in zip(KINDS, (False, True), strict=True):
+                with jaxconv.accelerate(on):
+                    gradient = jax.jit(jax.grad(lambda p, x: (apply(p, x) ** 2).mean()))
+                    found[f"{kind} {dtype}"] = jax.device_get(gradient(at, images))
+    exact = found["plain float64"]
+    errors = {f"{kind} error": difference(found[f"{kind} float32"], exact) for kind in KINDS}
+    return errors | {"apart": difference(found["accelerated float64"], exact)}
+
+
+def agree(row: dict[str, Any]) -> bool:
+    """Whether gradients are the same, as far as the network lets them."""
+    most = max(TOLERANCE, 4 * row["plain error"])
+    return row["apart"] <= TOLERANCE and row["accelerated error"] <= most
+
+
 def measure(model: Model, seconds: float, with_torch: bool) -> list[dict[str, Any]]:
     """A row for the forward pass and one for the training step."""
+    errors = compare(model)
+    jax.clear_caches()
     compiled, operands = programs(model)
-    gradients = [compiled[f"{kind} gradients"](*operands["gradients"]) for kind in KINDS]
-    error = difference(*gradients[::-1])
 
     def call(kind: str, name: str) -> Callable[[], None]:
         program, arguments = compiled[f"{kind} {name}"], operands[name]
@@ -191,7 +218,7 @@ def measure(model: Model, seconds: float, with_torch: bool) -> list[dict[str, An
     best = interleave(calls | (torch_calls(model) if with_torch else {}), seconds)
     rows = []
     for name in PASSES:
-        row: dict[str, Any] = {"model": model.name, "pass": name, "difference": error}
+        row: dict[str, Any] = {"model": model.name, "pass": name, **errors}
         row |= {kind: best[f"{kind} {name}"] for kind in KINDS}
         row |= {f"{kind} compile": compiled[f"{kind} {name} seconds"] for kind in KINDS}
         row["ratio plain"] = row["plain"] / row["accelerated"]
@@ -216,7 +243,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
     found.add_column("model")
     found.add_column("pass")
     columns = ("plain", "accelerated", "torch", "x plain", "x torch", "compile plain")
-    for name in (*columns, "compile acc.", "gradients differ by"):
+    for name in (*columns, "compile acc.", "apart", "plain error", "acc. error"):
         found.add_column(name, justify="right")
     for row in rows:
         times = [
@@ -224,9 +251,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
         ]
         ratios = [f"{row[k]:.2f}" if k in row else "" for k in ("ratio plain", "ratio torch")]
         compiles = [f"{row[f'{kind} compile']:.1f} s" for kind in KINDS]
-        found.add_row(
-            row["model"], row["pass"], *times, *ratios, *compiles, f"{row['difference']:.1e}"
-        )
+        errors = [f"{row[key]:.0e}" for key in ("apart", "plain error", "accelerated error")]
+        found.add_row(row["model"], row["pass"], *times, *ratios, *compiles, *errors)
     return found
 
 
@@ -274,7 +300,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if torch is None:
         print("models: torch is not installed; plain and accelerated alone", file=sys.stderr)
-    console, rows = Console(width=None if sys.stdout.isatty() else 150), []
+    warnings.filterwarnings("ignore", message="scatter inputs")  # batch statistics, in float64
+    console, rows = Console(width=None if sys.stdout.isatty() else 165), []
     progress = Console(stderr=True)
     for model in track(work, "models", console=progress, disable=not console.is_terminal):
         rows += measure(model, args.seconds, not args.no_torch)
@@ -294,9 +321,9 @@ def main(argv: list[str] | None = None) -> int:
             json.dump({"machine": machine(), "argv": sys.argv[1:], "rows": rows}, file, indent=1)
     if args.chart:
         chart(rows, args.chart)
-    wrong = {row["model"]: row["difference"] for row in rows if not row["difference"] <= TOLERANCE}
-    for name, error in wrong.items():
-        print(f"models: {name}: gradients differ by {error:.1e}")
+    wrong = sorted({row["model"] for row in rows if not agree(row)})
+    for name in wrong:
+        print(f"models: {name}: gradients differ")
     return 1 if wrong else 0
 
 

@@ -250,4 +250,4 @@ class SeparableNet(equinox.Module):
 
 def mobilenet_v1(x: Array) -> Array:
     """Howard et al. 2017, as Haiku ships it."""
-    return haiku.nets.MobileNetV1((1, 2, 2, 2, 1), num_classes=10)(x, is_training=True)
+    return haiku.nets.MobileNetV1(num_classes=10)(x, is_training=True)

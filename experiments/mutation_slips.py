@@ -627,4 +627,132 @@ FAST = [
     ),
 ]
 
-SLIPS: list[Slip] = [*CORE, *CLOSED_FORMS, *FAST]
+VIEWS = "jaxconv/_views.py"
+BY_FLAX = "jaxconv/_flax.py"
+OF_LAX = "tests/test_accelerate.py::test_convolutions_are_laxs"
+OF_WINDOWS = "tests/test_accelerate.py::test_windows_are_laxs"
+OF_GRADIENTS = "tests/test_accelerate.py::test_their_derivatives_and_maps_are_laxs"
+
+ANYWHERE = [
+    Slip(
+        "views: a dilated image's kernel is not turned around",
+        VIEWS,
+        "w = lax.rev(rhs.transpose(w_spec), range(2, rhs.ndim))",
+        "w = rhs.transpose(w_spec)",
+        f"{OF_LAX}[lhs dilated]",
+    ),
+    Slip(
+        "views: padding of a dilated image counted without the kernel's dilation",
+        VIEWS,
+        "low = tuple((k - 1) * d - low for k, d, low in zip(taps, call.d, call.low, strict=True))",
+        "low = tuple((k - 1) - low for k, d, low in zip(taps, call.d, call.low, strict=True))",
+        f"{OF_LAX}[both dilated]",
+    ),
+    Slip(
+        "views: channels of groups exchanged across groups",
+        VIEWS,
+        "    apart = w.reshape(groups, outputs // groups, inputs, *window)\n",
+        "    apart = w.reshape(1, outputs, inputs, *window)\n",
+        f"{OF_LAX}[feature groups, lhs dilated]",
+    ),
+    Slip(
+        "views: a transposed convolution's kernel gradient is not turned back",
+        VIEWS,
+        "return _back(lax.rev(w, range(2, w.ndim)), (features, batch, *space))",
+        "return _back(w, (features, batch, *space))",
+        f"{OF_LAX}[batch groups, lhs dilated]",
+    ),
+    Slip(
+        "views: a kernel gradient's stride and dilation exchanged",
+        VIEWS,
+        "call.lhs[2:], taps, call.d, call.low, high, call.u, call.batches",
+        "call.lhs[2:], taps, call.u, call.low, high, call.d, call.batches",
+        f"{OF_LAX}[batch groups last]",
+    ),
+    Slip(
+        "views: a result in lax's order of axes, not in the caller's",
+        VIEWS,
+        "    return array.transpose(np.argsort(axes))\n",
+        "    return array.transpose(axes)\n",
+        f"{OF_LAX}[odd orders]",
+    ),
+    Slip(
+        "views: a minimum without turning the order around",
+        VIEWS,
+        'turn = _turned if name == "min" else _as_it_is',
+        "turn = _as_it_is",
+        f"{OF_WINDOWS}[float32-min-2x2 s2]",
+    ),
+    Slip(
+        "views: windows of nothing but padding are taken",
+        VIEWS,
+        "if any(max(pair) >= e for pair, e in zip(pairs, geometry.extent, strict=True)):",
+        "if False:",
+        f"{OF_GRADIENTS}[max-windows of padding]",
+    ),
+    Slip(
+        "views: a minimum's gradient goes to the greatest",
+        VIEWS,
+        '    turn = _as_it_is if params["select_prim"] is lax.ge_p else _turned\n\n    def scatter',
+        "\n\n    def scatter",
+        f"{OF_GRADIENTS}[min-3x3 s2 same]",
+    ),
+    Slip(
+        "accelerate: what was there before is not put back",
+        "jaxconv/_lax.py",
+        "            by_platform[PLATFORM][primitive] = entry\n",
+        "            pass\n",
+        "tests/test_accelerate.py::test_off_is_lax_itself_again",
+    ),
+    Slip(
+        "accelerate: what has been compiled is kept",
+        "jaxconv/_accelerate.py",
+        "        jax.clear_caches()\n",
+        "",
+        "tests/test_accelerate.py::test_libraries_take_it[by_linen]",
+    ),
+    Slip(
+        "accelerate: jaxconv's own use of lax is accelerated, too",
+        "jaxconv/_lax.py",
+        "    if not replaced():\n        return function(*operands)\n",
+        "    if True:\n        return function(*operands)\n",
+        "tests/test_accelerate.py::test_direct_stays_laxs",
+    ),
+    Slip(
+        "modules: Flax's ConvTranspose calls lax",
+        BY_FLAX,
+        "in_place_of_lax(inspect.unwrap(method), conv_transpose=ours)",
+        "in_place_of_lax(inspect.unwrap(method))",
+        "tests/test_modules.py::test_modules_compute_by_jaxconv[jaxconv.linen]",
+    ),
+    Slip(
+        "modules: a kernel of torch's keeps its inputs and outputs where they are",
+        BY_FLAX,
+        "np.moveaxis(np.asarray(weight), (0, 1), (-1, -2))",
+        "np.moveaxis(np.asarray(weight), (0, 1), (-2, -1))",
+        "tests/test_modules.py::test_torch_conv_moves_over[True-1-2]",
+    ),
+    Slip(
+        "modules: groups of a transposed kernel are one",
+        BY_FLAX,
+        "reshape(*window, a, groups, channels // groups)",
+        "reshape(*window, a, channels // groups, groups).swapaxes(-1, -2)",
+        "tests/test_modules.py::test_torch_conv_transpose_moves_over[False-2-2]",
+    ),
+    Slip(
+        "half precision: negative numbers ranked the wrong way round",
+        ALGORITHMS + "_frame.py",
+        "    ranks = jnp.where(bits < 0, ~size, bits)\n",
+        "    ranks = jnp.where(bits < 0, bits, bits)\n",
+        f"{OF_WINDOWS}[bfloat16-max-3x3 s2 same]",
+    ),
+    Slip(
+        "whole planes: the last of equals wins",
+        ALGORITHMS + "whole.py",
+        "lax.broadcasted_iota(np.int32, line.shape, 1), np.int32(plane))",
+        "plane - 1 - lax.broadcasted_iota(np.int32, line.shape, 1), np.int32(plane))",
+        f"{MAPPED}[whole-whole-plane-first]",
+    ),
+]
+
+SLIPS: list[Slip] = [*CORE, *CLOSED_FORMS, *FAST, *ANYWHERE]
