@@ -292,7 +292,7 @@ def test_fast_sizes():
 
 #: What ceil mode crops is gone before a map sees it.
 UNCROPPED = [case for case in POOL if not case.id.startswith("ceil-crops")]
-WINDOW_MAPS = ("reduce_window", "slices", "winners")
+WINDOW_MAPS = ("reduce_window", "slices", "whole", "winners")
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
