@@ -4,6 +4,8 @@ Nothing in this file knows of jaxconv. Channels last in Flax and Haiku, first in
 libraries have it.
 """
 
+from typing import Any
+
 import equinox
 import haiku
 import jax
@@ -53,7 +55,8 @@ class ResNet18(nnx.Module):
         self.head = nnx.Linear(512, 10, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        x = nnx.max_pool(self.stem(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        sides: Any = ((1, 1), (1, 1))
+        x = nnx.max_pool(self.stem(x), (3, 3), (2, 2), sides)
         for block in self.blocks:
             x = block(x)
         return self.head(x.mean((1, 2)))
@@ -70,8 +73,8 @@ class InvertedResidual(nnx.Module):
         self.plain = stride == 1 and c_i == c_o
 
     def __call__(self, x: Array) -> Array:
-        y = x
-        for layer in self.layers:
+        y, layers = x, list[Any](self.layers)
+        for layer in layers:
             y = layer(y)
         return x + y if self.plain else y
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-def conv_norm(c_i, c_o, window, stride=1, groups=1, act=nn.ReLU):
+def conv_norm(c_i, c_o, window, stride=1, groups=1, act: type[nn.Module] | None = nn.ReLU):
     layers = [
         nn.Conv2d(c_i, c_o, window, stride, window // 2, groups=groups, bias=False),
         nn.BatchNorm2d(c_o),
@@ -52,7 +52,8 @@ class InvertedResidual(nn.Module):
 
 
 def mobilenet_v2(stages) -> nn.Module:
-    blocks, channels = [conv_norm(3, 32, 3, 2, act=nn.ReLU6)], 32
+    blocks: list[nn.Module] = [conv_norm(3, 32, 3, 2, act=nn.ReLU6)]
+    channels = 32
     for expand, c_o, count, stride in stages:
         for at in range(count):
             blocks.append(InvertedResidual(channels, c_o, 1 if at else stride, expand))

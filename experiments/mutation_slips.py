@@ -730,14 +730,14 @@ ANYWHERE = [
         BY_FLAX,
         "np.moveaxis(np.asarray(weight), (0, 1), (-1, -2))",
         "np.moveaxis(np.asarray(weight), (0, 1), (-2, -1))",
-        "tests/test_modules.py::test_torch_conv_moves_over[True-1-2]",
+        "tests/test_modules.py::test_torch_conv_moves_over[last-True-1-2]",
     ),
     Slip(
         "modules: groups of a transposed kernel are one",
         BY_FLAX,
         "reshape(*window, a, groups, channels // groups)",
         "reshape(*window, a, channels // groups, groups).swapaxes(-1, -2)",
-        "tests/test_modules.py::test_torch_conv_transpose_moves_over[False-2-2]",
+        "tests/test_modules.py::test_torch_conv_transpose_moves_over[last-False-2-2]",
     ),
     Slip(
         "half precision: negative numbers ranked the wrong way round",

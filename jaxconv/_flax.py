@@ -155,6 +155,22 @@ def exchanged(kernel: Any, groups: int) -> Any:
     return jnp.swapaxes(turned, -1, -3).reshape(*window, channels // groups, groups * a)
 
 
+def layout(name: str | None, kernel_size: Sequence[int]) -> Layout:
+    """A module's layout of images: None is Flax's, channels last."""
+    if name is None:
+        return Layout(len(kernel_size), True)
+    return Layout.parse(name, len(kernel_size), "kernel_size", tuple(kernel_size))
+
+
+def in_layout(layout: Layout, call: Callable[[Array], Array], inputs: Array) -> Array:
+    """`call`, which takes and gives channels last, of images in this layout."""
+    if layout.channels_last:
+        return call(inputs)
+    layout.check_image("inputs", inputs.shape)
+    axis = -layout.rank - 1
+    return jnp.moveaxis(call(jnp.moveaxis(inputs, axis, -1)), -1, axis)
+
+
 class GroupedInit(NamedTuple):
     """An initializer of Flax's that leaves out, of a kernel's shape, what other groups read.
 

@@ -2,8 +2,8 @@
 
 Flax's own modules: the same arguments, parameters, initial values and results, so that changing the
 import is the whole migration and a checkpoint moves over untouched. Beyond Flax's arguments there
-is `padding_mode` for `Conv` (Flax has no replicated edges) and `feature_group_count` for
-`ConvTranspose`; `load_torch` takes weights over. Needs Flax.
+is `padding_mode` for `Conv` (Flax has no replicated edges), `feature_group_count` for
+`ConvTranspose` and `layout` for both; `load_torch` takes weights over. Needs Flax.
 """
 
 import functools
@@ -25,15 +25,30 @@ class Conv(nnx.Conv):
         args, kwargs: those of `flax.nnx.Conv`.
         padding_mode: what is added where `padding` says so: `"zeros"`, `"reflect"`, `"replicate"`
             or `"circular"`.
+        layout: of images, as in `jaxconv.conv`: `"NCHW"` and the like for channels first; None is
+            Flax's, channels last. The kernel is Flax's in any case.
 
     >>> conv = Conv(3, 8, (3, 3), padding_mode="replicate", rngs=nnx.Rngs(0))
     >>> conv(jnp.ones((1, 28, 28, 3))).shape
     (1, 28, 28, 8)
     """
 
-    def __init__(self, *args: Any, padding_mode: str = "zeros", **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        padding_mode: str = "zeros",
+        layout: str | None = None,
+        **kwargs: Any,
+    ):
         ours = functools.partial(_flax.conv_general_dilated, padding_mode=padding_mode)
         super().__init__(*args, **{"conv_general_dilated": ours, **kwargs})
+        self.layout = _flax.layout(layout, self.kernel_size)
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """As in Flax, in the module's layout."""
+        options = {} if out_sharding is None else {"out_sharding": out_sharding}
+        call = functools.partial(super().__call__, **options)
+        return _flax.in_layout(self.layout, call, inputs)
 
     def load_torch(self, weight: np.ndarray, bias: np.ndarray | None = None) -> Self:
         """Take over a `torch.nn.Conv{1,2,3}d`: its `state_dict` entries as NumPy arrays.
@@ -43,8 +58,8 @@ class Conv(nnx.Conv):
             bias: `(c_o,)`; None where the module has none.
 
         Returns:
-            The module itself, which computes on `(*batch, *spatial, c)` what torch's computes on
-            `(*batch, c, *spatial)`.
+            The module itself, which computes what torch's computes: with `layout="NCHW"` on the
+            same arrays, without on `(*batch, *spatial, c)`.
 
         Raises:
             ValueError: for other shapes than the module's, or a bias it does not have or lacks.
@@ -59,13 +74,20 @@ class ConvTranspose(nnx.ConvTranspose):
         args, kwargs: those of `flax.nnx.ConvTranspose`.
         feature_group_count: the number of groups. The kernel is `(*window, c_i // groups, c_o)`, or
             `(*window, c_o // groups, c_i)` with `transpose_kernel`.
+        layout: as in `Conv`.
 
     >>> up = ConvTranspose(4, 6, (2, 2), strides=(2, 2), feature_group_count=2, rngs=nnx.Rngs(0))
     >>> up(jnp.ones((1, 7, 7, 4))).shape, up.kernel.shape
     ((1, 14, 14, 6), (2, 2, 2, 6))
     """
 
-    def __init__(self, *args: Any, feature_group_count: int = 1, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        feature_group_count: int = 1,
+        layout: str | None = None,
+        **kwargs: Any,
+    ):
         init = kwargs.get("kernel_init", nnx.initializers.lecun_normal())
         grouped = _flax.GroupedInit(init, feature_group_count)
         if feature_group_count > 1:
@@ -73,11 +95,12 @@ class ConvTranspose(nnx.ConvTranspose):
         super().__init__(*args, **kwargs)
         self.kernel_shape = grouped.shape(self.kernel_shape)
         self.feature_group_count = feature_group_count
+        self.layout = _flax.layout(layout, self.kernel_size)
 
     def __call__(self, inputs: Array) -> Array:
-        """As in Flax: `(*batch, *spatial, c_i)` to `(*batch, *spatial, c_o)`."""
+        """As in Flax, in the module's layout."""
         call = _flax.transposed_call(nnx.ConvTranspose.__call__, self.feature_group_count)
-        return call(self, inputs)
+        return _flax.in_layout(self.layout, functools.partial(call, self), inputs)
 
     def load_torch(self, weight: np.ndarray, bias: np.ndarray | None = None) -> Self:
         """Take over a `torch.nn.ConvTranspose{1,2,3}d`: its `state_dict` entries as NumPy arrays.

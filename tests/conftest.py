@@ -14,8 +14,20 @@ def pytest_addoption(parser):
     parser.addoption("--algorithm", default="", help="compute by this one all that it can compute")
 
 
+class Documentation:
+    """Examples run as a user's session has it, with jax's own settings."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        if not isinstance(item, pytest.DoctestItem):
+            return (yield)
+        with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+            return (yield)
+
+
 def pytest_configure(config):
     """With `--algorithm NAME`, put it first in the table: the tests then run once more by it."""
+    config.pluginmanager.register(Documentation())
     if name := config.getoption("--algorithm"):
         _choice.TABLE = (_choice.Row(name, lambda problem: True, "under test"), *_choice.TABLE)
 

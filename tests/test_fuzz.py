@@ -67,7 +67,7 @@ def test_every_public_function_is_drawn():
         if not name.startswith("_") and callable(value) and not isinstance(value, type)
         if value.__module__.startswith("jaxconv._" if module is jc else module.__name__)
     }
-    assert found - {"algorithms", "explain"} == set(fuzz.DRAWN) == set(fuzz.FUNCTIONS)
+    assert found - {"accelerate", "algorithms", "explain"} == set(fuzz.DRAWN) == set(fuzz.FUNCTIONS)
 
 
 def test_draws_are_mixed_and_the_same_each_time():

@@ -225,6 +225,10 @@ def test_bad_arguments():
         jaxconv.nnx.Conv(3, 4, 3, padding_mode="circular", input_dilation=2, rngs=rngs)(x[0])
     with pytest.raises(ValueError, match="at most 6 on axis 0"):
         jaxconv.nnx.Conv(3, 4, (3, 3), padding=7, padding_mode="reflect", rngs=rngs)(x)
+    with pytest.raises(ValueError, match=r"layout 'NCW' has 1 spatial axes but kernel_size"):
+        jaxconv.nnx.Conv(3, 4, (3, 3), layout="NCW", rngs=rngs)
+    with pytest.raises(ValueError, match="inputs must be"):
+        jaxconv.nnx.Conv(3, 4, (3, 3), layout="NCHW", rngs=rngs)(x[0, 0])
     with pytest.raises(ValueError, match="feature_group_count must divide"):
         jaxconv.nnx.ConvTranspose(3, 4, (3, 3), feature_group_count=2, rngs=rngs)
     conv = jaxconv.nnx.Conv(3, 4, (3, 3), rngs=rngs)
@@ -253,6 +257,23 @@ def test_masks_and_metadata_are_flaxs():
     assert_close(ours(x), flaxs(x))
 
 
+def test_sharding_annotations_are_flaxs():
+    names = (None, None, None, "model")
+    init = flax.nnx.with_partitioning(flax.nnx.initializers.lecun_normal(), names)
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def specs(library, **options):
+        rngs = flax.nnx.Rngs(0)
+        module = library.ConvTranspose(4, 6, (3, 3), (2, 2), kernel_init=init, rngs=rngs, **options)
+        module(images(4, 2))
+        return jax.tree.leaves(flax.nnx.get_partition_spec(flax.nnx.state(module)))
+
+    with jax.set_mesh(mesh):
+        ours, grouped = specs(jaxconv.nnx), specs(jaxconv.nnx, feature_group_count=2)
+        assert ours == grouped == specs(flax.nnx)
+    assert jax.sharding.PartitionSpec(*names) in ours
+
+
 def torch_module(transposed, rank, args, options):
     name = f"Conv{'Transpose' if transposed else ''}{rank}d"
     torch.manual_seed(rank)
@@ -263,38 +284,47 @@ def weights(module):
     return {name: value.numpy() for name, value in module.state_dict().items()}
 
 
-def by_torch(module, x):
-    first = torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
-    return np.moveaxis(module(first).detach().numpy(), 1, -1)
+def assert_as_torch(ours, theirs, x, layout):
+    """On torch's own arrays in its layout, else on theirs moved to channels last."""
+    wanted = theirs(torch.from_numpy(np.asarray(x).copy())).detach().numpy()
+    if layout is None:
+        x, wanted = jnp.moveaxis(x, 1, -1), np.moveaxis(wanted, 1, -1)
+    np.testing.assert_allclose(ours(x), wanted, atol=1e-5)
+
+
+LAYOUTS = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
+both_layouts = pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("biased", [True, False])
-def test_torch_conv_moves_over(axes, groups, biased):
+@both_layouts
+def test_torch_conv_moves_over(axes, groups, biased, first):
+    layout = LAYOUTS[axes] if first else None
     options = {"stride": 2, "padding": 1, "dilation": 2, "groups": groups, "bias": biased}
     theirs = torch_module(False, axes, (4, 8, 2), options)
     ours = jaxconv.nnx.Conv(
         4, 8, (2,) * axes, 2, padding=1, kernel_dilation=2, feature_group_count=groups,
-        use_bias=biased, rngs=flax.nnx.Rngs(0),
+        use_bias=biased, layout=layout, rngs=flax.nnx.Rngs(0),
     ).load_torch(**weights(theirs))  # fmt: skip
-    x = images(4, axes)
-    np.testing.assert_allclose(ours(x), by_torch(theirs, x), atol=1e-5)
+    assert_as_torch(ours, theirs, jnp.moveaxis(images(4, axes), -1, 1), layout)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("transpose_kernel", [True, False])
-def test_torch_conv_transpose_moves_over(axes, groups, transpose_kernel):
+@both_layouts
+def test_torch_conv_transpose_moves_over(axes, groups, transpose_kernel, first):
+    layout = LAYOUTS[axes] if first else None
     options = {"stride": 2, "padding": 1, "output_padding": 1, "dilation": 2, "groups": groups}
     theirs = torch_module(True, axes, (4, 8, 3), options)
     padding = [(2 * 2 - 1, 2 * 2 - 1 + 1)] * axes
     ours = jaxconv.nnx.ConvTranspose(
         4, 8, (3,) * axes, 2, padding=padding, kernel_dilation=2, feature_group_count=groups,
-        transpose_kernel=transpose_kernel, rngs=flax.nnx.Rngs(0),
+        transpose_kernel=transpose_kernel, layout=layout, rngs=flax.nnx.Rngs(0),
     ).load_torch(**weights(theirs))  # fmt: skip
-    x = images(4, axes)
-    np.testing.assert_allclose(ours(x), by_torch(theirs, x), atol=1e-5)
+    assert_as_torch(ours, theirs, jnp.moveaxis(images(4, axes), -1, 1), layout)
 
 
 @pytest.mark.parametrize("transpose_kernel", [True, False])

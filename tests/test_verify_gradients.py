@@ -41,7 +41,8 @@ def public():
     return {
         name: [p for p in inspect.signature(value).parameters.values() if p.default is not p.empty]
         for name, value in found.items()
-        if name not in ("algorithms", "explain") and not name.rpartition(".")[2].startswith("_")
+        if name not in ("accelerate", "algorithms", "explain")
+        and not name.rpartition(".")[2].startswith("_")
     }
 
 
