@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen import pooling
 from jax import Array, lax
+from jax.extend.core import Literal
 
 from . import _check, _pad
 from ._geometry import resolve_padding
@@ -34,7 +35,7 @@ def by_jaxconv(function: Callable[..., Any]) -> Callable[..., Any]:
         values.update(zip(jaxpr.jaxpr.invars, jax.tree.leaves(arrays), strict=True))
 
         def read(atom: Any) -> Any:
-            return atom.val if hasattr(atom, "val") else values[atom]
+            return atom.val if isinstance(atom, Literal) else values[atom]
 
         for equation in jaxpr.jaxpr.eqns:
             results = _computed(equation, [read(atom) for atom in equation.invars])

@@ -170,6 +170,19 @@ def test_their_derivatives_are_laxs(name):
     assert left["conv_general_dilated"] <= taken["conv_general_dilated"]
 
 
+def test_negative_padding_is_right():
+    """In single precision XLA:CPU may read beyond the array there (openxla/xla#48713)."""
+    x, w, options = convolution_case(1, padding=((-1, 1),), stride=(2,), order=2, dtype=np.float64)
+
+    def function(x, w):
+        return derivatives(lambda x, w: lax.conv_general_dilated(x, w, **options), x, w)
+
+    wanted = jax.tree.map(lambda a: a.astype(np.float32), jax.jit(function)(x, w))
+    got, taken, _ = counted(lambda: jax.jit(function)(x.astype(np.float32), w.astype(np.float32)))
+    assert taken["conv_general_dilated"] >= 3
+    assert_equal_to_rounding(got, wanted)
+
+
 @pytest.mark.parametrize("name", ["plain", "feature groups last", "lhs dilated", "strided"])
 def test_vmapped_convolutions_are_laxs(name):
     x, w, options = CONVOLUTIONS[name]
