@@ -644,8 +644,8 @@ ANYWHERE = [
     Slip(
         "views: padding of a dilated image counted without the kernel's dilation",
         VIEWS,
-        "low = tuple((k - 1) * d - low for k, d, low in zip(taps, call.d, call.low, strict=True))",
-        "low = tuple((k - 1) - low for k, d, low in zip(taps, call.d, call.low, strict=True))",
+        "(k - 1) * d - before for before, k, d in axes",
+        "(k - 1) - before for before, k, d in axes",
         f"{OF_LAX}[both dilated]",
     ),
     Slip(
@@ -665,8 +665,8 @@ ANYWHERE = [
     Slip(
         "views: a kernel gradient's stride and dilation exchanged",
         VIEWS,
-        "call.lhs[2:], taps, call.d, call.low, high, call.u, call.batches",
-        "call.lhs[2:], taps, call.u, call.low, high, call.d, call.batches",
+        "_geometry(*sizes, call.d, call.low, call.u, call.batches)",
+        "_geometry(*sizes, call.u, call.low, call.d, call.batches)",
         f"{OF_LAX}[batch groups last]",
     ),
     Slip(

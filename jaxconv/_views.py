@@ -119,8 +119,8 @@ def _exchanged(call: Convolution) -> bool:
 def _output(call: Convolution, dtypes: Any, precision: Any) -> Program:
     x_spec, w_spec, y_spec = call.specs
     layout = _layout(x_spec, y_spec, call.lhs, call.out)
-    high = _high(call.lhs[2:], call.rhs[2:], call.u, call.low, call.d, call.out[2:])
-    geometry = _geometry(call.lhs[2:], call.rhs[2:], call.u, call.low, high, call.d, call.features)
+    sizes = call.lhs[2:], call.rhs[2:], call.out[2:]
+    geometry = _geometry(*sizes, call.u, call.low, call.d, call.features)
     form = Form(geometry, layout, dtypes, precision)
 
     def output(lhs: Array, rhs: Array) -> Array:
@@ -135,17 +135,17 @@ def _input_gradient(call: Convolution, dtypes: Any, precision: Any) -> Program:
     """t = s*v - q*d + low, and with tap a = k-1-q that is s*v + a*d - ((k-1)*d - low)."""
     y_spec, w_spec, x_spec = call.specs
     layout = _layout(x_spec, y_spec, call.out, call.lhs)
-    taps, groups = call.rhs[2:], call.features
-    low = tuple((k - 1) * d - low for k, d, low in zip(taps, call.d, call.low, strict=True))
-    high = _high(call.out[2:], taps, call.v, low, call.d, call.lhs[2:])
-    geometry = _geometry(call.out[2:], taps, call.v, low, high, call.d, groups)
+    sizes = call.out[2:], call.rhs[2:], call.lhs[2:]
+    low = _from_the_end(call.low, call.rhs[2:], call.d)
+    geometry = _geometry(*sizes, call.v, low, call.d, call.features)
     y_dtype, w_dtype, x_dtype = dtypes
     form = Form(geometry, layout, (x_dtype, w_dtype, y_dtype), precision)
 
     def input_gradient(lhs: Array, rhs: Array) -> Array:
         y = lhs.transpose(_image_axes(layout, y_spec))
         w = lax.rev(rhs.transpose(w_spec), range(2, rhs.ndim))
-        w = _kernel(layout, _channels_exchanged(w, groups))
+        w = _channels_exchanged(w, call.features)
+        w = w.transpose(_kernel_axes(layout, range(w.ndim)))
         return _back(input_grad_p.bind(y, w, form=form), _image_axes(layout, x_spec))
 
     return input_gradient
@@ -155,9 +155,8 @@ def _kernel_gradient(call: Convolution, dtypes: Any, precision: Any) -> Program:
     """Window q of y meets tap t: position t*u + q*d - low of x."""
     x_spec, y_spec, w_spec = (_channels_as_batch(spec) for spec in call.specs)
     layout = _layout(x_spec, y_spec, call.lhs, call.rhs)
-    taps = call.out[2:]
-    high = _high(call.lhs[2:], taps, call.d, call.low, call.u, call.rhs[2:])
-    geometry = _geometry(call.lhs[2:], taps, call.d, call.low, high, call.u, call.batches)
+    sizes = call.lhs[2:], call.out[2:], call.rhs[2:]
+    geometry = _geometry(*sizes, call.d, call.low, call.u, call.batches)
     x_dtype, y_dtype, w_dtype = dtypes
     form = Form(geometry, layout, (x_dtype, w_dtype, y_dtype), precision)
 
@@ -170,14 +169,13 @@ def _kernel_gradient(call: Convolution, dtypes: Any, precision: Any) -> Program:
 
 
 def _kernel_gradient_of_transposed(call: Convolution, dtypes: Any, precision: Any) -> Program:
-    """Window s of y meets tap t: q = s*v - t*u + low of x; turned around, s*v + a*u - ((k-1)*u -
-    low)."""
+    """Window s of y meets tap t at q = s*v - t*u + low of x; turned around, with a = k-1-t, at
+    s*v + a*u - ((k-1)*u - low)."""
     y_spec, x_spec, _ = (_channels_as_batch(spec) for spec in call.specs)
     layout = _layout(x_spec, y_spec, call.rhs, call.lhs)
-    taps, groups = call.out[2:], call.batches
-    low = tuple((k - 1) * u - low for k, u, low in zip(taps, call.u, call.low, strict=True))
-    high = _high(call.rhs[2:], taps, call.v, low, call.u, call.lhs[2:])
-    geometry = _geometry(call.rhs[2:], taps, call.v, low, high, call.u, groups)
+    sizes = call.rhs[2:], call.out[2:], call.lhs[2:]
+    low = _from_the_end(call.low, call.out[2:], call.u)
+    geometry = _geometry(*sizes, call.v, low, call.u, call.batches)
     y_dtype, x_dtype, w_dtype = dtypes
     form = Form(geometry, layout, (x_dtype, w_dtype, y_dtype), precision)
 
@@ -185,7 +183,7 @@ def _kernel_gradient_of_transposed(call: Convolution, dtypes: Any, precision: An
         y = lhs.transpose(_image_axes(layout, y_spec))
         x = rhs.transpose(_image_axes(layout, x_spec))
         w = kernel_grad_p.bind(x, y, form=form)
-        w = _channels_exchanged(_back(w, _kernel_axes(layout, range(w.ndim))), groups)
+        w = _channels_exchanged(_back(w, _kernel_axes(layout, range(w.ndim))), call.batches)
         # Output features first, batch second, as lax counts the axes of its result.
         batch, features, *space = call.specs.out_spec
         return _back(lax.rev(w, range(2, w.ndim)), (features, batch, *space))
@@ -206,17 +204,20 @@ def _channels_exchanged(w: Array, groups: int) -> Array:
 
 
 def _geometry(
-    spatial: Ints, window: Ints, stride: Ints, low: Ints, high: Ints, dilation: Ints, groups: int
+    spatial: Ints, window: Ints, output: Ints, stride: Ints, low: Ints, dilation: Ints, groups: int
 ) -> Geometry:
-    return Geometry(spatial, window, stride, tuple(zip(low, high, strict=True)), dilation, groups)
+    """With as much padding at the end as lets the last window end on the last element."""
+    axes = zip(spatial, window, output, stride, low, dilation, strict=True)
+    padding = tuple(
+        (before, (m - 1) * s + (k - 1) * d + 1 - n - before) for n, k, m, s, before, d in axes
+    )
+    return Geometry(spatial, window, stride, padding, dilation, groups)
 
 
-def _high(
-    spatial: Ints, window: Ints, stride: Ints, low: Ints, dilation: Ints, output: Ints
-) -> Ints:
-    """The padding at the end that lets the last window end on the last element."""
-    axes = zip(spatial, window, stride, low, dilation, output, strict=True)
-    return tuple((m - 1) * s + (k - 1) * d + 1 - n - before for n, k, s, before, d, m in axes)
+def _from_the_end(low: Ints, window: Ints, dilation: Ints) -> Ints:
+    """The padding before the image, for a window that is turned around."""
+    axes = zip(low, window, dilation, strict=True)
+    return tuple((k - 1) * d - before for before, k, d in axes)
 
 
 def _layout(x_spec: Sequence[int], y_spec: Sequence[int], x: Shape, y: Shape) -> Layout:
@@ -235,10 +236,6 @@ def _kernel_axes(layout: Layout, spec: Sequence[int]) -> Ints:
     """The same for a kernel, given the axes of outputs, inputs and window."""
     outputs, inputs, *window = spec
     return layout.kernel(outputs, inputs, tuple(window))
-
-
-def _kernel(layout: Layout, w: Array) -> Array:
-    return w.transpose(_kernel_axes(layout, range(w.ndim)))
 
 
 def _back(array: Array, axes: Sequence[int]) -> Array:
