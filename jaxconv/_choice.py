@@ -146,7 +146,7 @@ def _is_written_out(problem: Problem) -> bool:
     if geometry.rank == 3:
         positions = geometry.spatial if backwards else geometry.output
         size = problem.shapes[0][0] * math.prod(positions) * taps * summed
-        return size <= 2**22  # more take too many blocks, which compile for seconds
+        return summed * taps <= 512 and size <= 2**21  # more take blocks that compile for seconds
     strided, dilated = (steps != (1, 1) for steps in (geometry.stride, geometry.dilation))
     if projection == "kernel_grad":
         few = strided and taps <= 9

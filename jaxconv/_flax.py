@@ -5,11 +5,12 @@ Nothing of Flax is written again here. Its code runs; where it says `lax.conv_ge
 it is traced (`_views`), so that derivatives are the core's too, on every platform.
 """
 
+import dataclasses
 import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,10 +94,10 @@ def conv_general_dilated(
     """`lax.conv_general_dilated` by jaxconv, what Flax's `Conv` takes as its argument of that name.
 
     Raises:
-        ValueError: for an unknown padding mode, one that needs more than there is to repeat, or one
-            with a dilated input, between whose elements are zeros.
+        ValueError: for a padding mode that needs more than there is to repeat, or one with a
+            dilated input, between whose elements are zeros.
     """
-    if _check.choice("padding_mode", padding_mode, tuple(_pad.MODES)) != "zeros":
+    if padding_mode != "zeros":
         if any(step != 1 for step in options.get("lhs_dilation") or ()):
             raise ValueError(
                 f"padding_mode must be 'zeros' where input_dilation is not 1; got {padding_mode!r}"
@@ -172,7 +173,22 @@ def in_layout(layout: Layout, call: Callable[[Array], Array], inputs: Array) -> 
     return jnp.moveaxis(call(jnp.moveaxis(inputs, axis, -1)), -1, axis)
 
 
-class GroupedInit(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Convolve:
+    """`conv_general_dilated` in one padding mode. Equal ones are equal, as functions are not that
+    are made anew: modules that hold them are compared, hashed and copied."""
+
+    padding_mode: str = "zeros"
+
+    def __post_init__(self) -> None:
+        _check.choice("padding_mode", self.padding_mode, tuple(_pad.MODES))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Array:
+        return conv_general_dilated(*args, padding_mode=self.padding_mode, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupedInit:
     """An initializer of Flax's that leaves out, of a kernel's shape, what other groups read.
 
     Attributes:
@@ -196,6 +212,12 @@ class GroupedInit(NamedTuple):
                 f"{self.groups} for a kernel of shape {tuple(shape)}"
             )
         return (*window, summed // self.groups, channels)
+
+
+@functools.cache
+def convolving_call(method: Callable[..., Any], padding_mode: str) -> Callable[..., Any]:
+    """The `__call__` of Flax's `Conv`, by jaxconv and in any padding mode."""
+    return in_place_of_lax(inspect.unwrap(method), conv_general_dilated=Convolve(padding_mode))
 
 
 @functools.cache

@@ -4,7 +4,6 @@ Flax's own modules, see `jaxconv.nnx`: the same arguments, parameters, initial v
 Needs Flax.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,9 @@ from flax import linen
 from jax import Array
 
 from . import _flax
+
+#: Looked up once: people put these classes in the place of Flax's own.
+_CONV, _TRANSPOSE = linen.Conv.__call__, linen.ConvTranspose.__call__
 
 
 class Conv(linen.Conv):
@@ -30,11 +32,10 @@ class Conv(linen.Conv):
 
     padding_mode: str = "zeros"
 
-    def __post_init__(self) -> None:
-        if self.conv_general_dilated is None:
-            ours = functools.partial(_flax.conv_general_dilated, padding_mode=self.padding_mode)
-            self.conv_general_dilated = ours
-        super().__post_init__()
+    @linen.compact
+    def __call__(self, inputs: Array) -> Array:
+        """As in Flax: `(*batch, *spatial, c_i)` to `(*batch, *spatial, features)`."""
+        return _flax.convolving_call(_CONV, self.padding_mode)(self, inputs)
 
 
 class ConvTranspose(linen.ConvTranspose):
@@ -53,15 +54,17 @@ class ConvTranspose(linen.ConvTranspose):
 
     feature_group_count: int = 1
 
-    def __post_init__(self) -> None:
-        if self.feature_group_count > 1 and not isinstance(self.kernel_init, _flax.GroupedInit):
-            self.kernel_init = _flax.GroupedInit(self.kernel_init, self.feature_group_count)
-        super().__post_init__()
+    @linen.nowrap
+    def param(self, name: str, init_fn: Any, *init_args: Any, **init_kwargs: Any) -> Any:
+        """As in Flax; the kernel for one group's inputs."""
+        if name == "kernel" and self.feature_group_count > 1:
+            init_fn = _flax.GroupedInit(init_fn, self.feature_group_count)
+        return super().param(name, init_fn, *init_args, **init_kwargs)
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         """As in Flax: `(*batch, *spatial, c_i)` to `(*batch, *spatial, c_o)`."""
-        call = _flax.transposed_call(linen.ConvTranspose.__call__, self.feature_group_count)
+        call = _flax.transposed_call(_TRANSPOSE, self.feature_group_count)
         return call(self, inputs)
 
 

@@ -17,6 +17,9 @@ from jax import Array
 
 from . import _flax
 
+#: Looked up once: people put these classes in the place of Flax's own.
+_FLAXS_CALL = nnx.ConvTranspose.__call__
+
 
 class Conv(nnx.Conv):
     """`flax.nnx.Conv` by jaxconv: the same but for speed, `padding_mode` and `load_torch`.
@@ -40,7 +43,7 @@ class Conv(nnx.Conv):
         layout: str | None = None,
         **kwargs: Any,
     ):
-        ours = functools.partial(_flax.conv_general_dilated, padding_mode=padding_mode)
+        ours = _flax.Convolve(padding_mode)
         super().__init__(*args, **{"conv_general_dilated": ours, **kwargs})
         self.layout = _flax.layout(layout, self.kernel_size)
 
@@ -99,7 +102,7 @@ class ConvTranspose(nnx.ConvTranspose):
 
     def __call__(self, inputs: Array) -> Array:
         """As in Flax, in the module's layout."""
-        call = _flax.transposed_call(nnx.ConvTranspose.__call__, self.feature_group_count)
+        call = _flax.transposed_call(_FLAXS_CALL, self.feature_group_count)
         return _flax.in_layout(self.layout, functools.partial(call, self), inputs)
 
     def load_torch(self, weight: np.ndarray, bias: np.ndarray | None = None) -> Self:

@@ -4,6 +4,7 @@ The oracle is lax as it is without it. `taken` counts that something was tested 
 """
 
 import contextlib
+import itertools
 import os
 import warnings
 from typing import Any
@@ -281,6 +282,20 @@ def test_their_derivatives_and_maps_are_laxs(monoid, case):
             gradients.remove("select_and_scatter_add")
         assert gradients <= set(taken) | set(left)
         assert (case in LEFT) == (not gradients <= set(taken))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_ties_go_to_the_first(dtype):
+    """Also between the two zeros."""
+    x = jnp.asarray(list(itertools.product([-1.0, -0.0, 0.0], repeat=4)), dtype)
+
+    start = np.asarray(-np.inf, dtype)
+
+    def function(x):
+        return lax.reduce_window(x, start, lax.max, (1, 3), (1, 1), "SAME")
+
+    taken, _ = same_as_lax(lambda x: jax.vjp(function, x)[1](x + 2), x)
+    assert taken["select_and_scatter_add"] == 1
 
 
 def test_windows_of_nan_stay_nan():

@@ -3,6 +3,8 @@
 Flax's own modules are the oracle, and torch's where weights are taken over from there.
 """
 
+import copy
+import pickle
 from typing import Any
 
 import flax.linen
@@ -220,7 +222,9 @@ def test_padding_modes(mode, padding):
 def test_bad_arguments():
     rngs, x = flax.nnx.Rngs(0), images(3, 2)
     with pytest.raises(ValueError, match="padding_mode must be one of zeros"):
-        jaxconv.nnx.Conv(3, 4, (3, 3), padding_mode="mirror", rngs=rngs)(x)
+        jaxconv.nnx.Conv(3, 4, (3, 3), padding_mode="mirror", rngs=rngs)
+    with pytest.raises(ValueError, match="padding_mode must be one of zeros"):
+        jaxconv.linen.Conv(4, (3, 3), padding_mode="mirror").init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="where input_dilation is not 1"):
         jaxconv.nnx.Conv(3, 4, 3, padding_mode="circular", input_dilation=2, rngs=rngs)(x[0])
     with pytest.raises(ValueError, match="at most 6 on axis 0"):
@@ -239,6 +243,53 @@ def test_bad_arguments():
         conv.load_torch(weight)
     with pytest.raises(ValueError, match=r"bias must fit .* None; got"):
         jaxconv.nnx.Conv(3, 4, (3, 3), use_bias=False, rngs=rngs).load_torch(weight, bias)
+
+
+@pytest.mark.parametrize("name", ["Conv", "ConvTranspose"])
+def test_equal_modules_are_equal(name):
+    """Compared, hashed, copied and put together as Flax's are; one trace for all of them."""
+
+    def made(seed, library=jaxconv.nnx):
+        return getattr(library, name)(3, 3, (3, 3), rngs=flax.nnx.Rngs(seed))
+
+    one, other = made(0), made(1)
+    for like in (other, copy.deepcopy(one), flax.nnx.clone(one), pickle.loads(pickle.dumps(one))):
+        assert flax.nnx.graphdef(one) == flax.nnx.graphdef(like)
+        assert hash(flax.nnx.graphdef(one)) == hash(flax.nnx.graphdef(like))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, one, other)
+    np.testing.assert_allclose(mean.kernel[...], (one.kernel[...] + other.kernel[...]) / 2)
+    layers = [getattr(jaxconv.linen, name)(8, (3, 3)) for _ in range(2)]
+    assert layers[0] == layers[1]
+    assert hash(layers[0]) == hash(layers[1])
+    flaxs = getattr(flax.linen, name)(8, (3, 3))
+    fields = [
+        line for line in repr(flaxs).splitlines() if "init" not in line and " at 0x" not in line
+    ]
+    assert set(fields) <= set(repr(layers[0]).splitlines())
+
+
+def test_clones_are_what_they_say():
+    x, key = images(4, 2), jax.random.key(0)
+    plain = jaxconv.linen.Conv(4, (3, 3))
+    variables = plain.init(key, x)
+    for mode in ("reflect", "zeros"):
+        wanted = jaxconv.linen.Conv(4, (3, 3), padding_mode=mode).apply(variables, x)
+        assert_close(plain.clone(padding_mode=mode).apply(variables, x), wanted)
+        plain = plain.clone(padding_mode=mode)
+    two = jaxconv.linen.ConvTranspose(4, (2, 2), feature_group_count=2)
+    for groups in (1, 4, 2):
+        kernel = two.clone(feature_group_count=groups).init(key, x)["params"]["kernel"]
+        assert jnp.shape(kernel) == (2, 2, 4 // groups, 4)
+
+
+def test_in_the_place_of_flaxs_own(monkeypatch):
+    """Where somebody puts these classes into Flax, they still find Flax's code."""
+    for library, ours in ((flax.nnx, jaxconv.nnx), (flax.linen, jaxconv.linen)):
+        for name in ("Conv", "ConvTranspose"):
+            monkeypatch.setattr(library, name, getattr(ours, name))
+    x = images(3, 2)
+    assert flax.nnx.ConvTranspose(3, 4, (2, 2), (2, 2), rngs=flax.nnx.Rngs(0))(x).shape[-1] == 4
+    assert flax.linen.ConvTranspose(4, (2, 2)).init_with_output(jax.random.key(0), x)[0].ndim == 4
 
 
 def test_masks_and_metadata_are_flaxs():

@@ -76,7 +76,7 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     def winners(x: Array) -> Array:
         frames, outside = read_frames(geometry, 1), lowest(x.dtype)
         if x.dtype in HALF:
-            x, outside = apart(ranked, x), lowest_rank(x.dtype)
+            x, outside = apart(_ranked, x), lowest_rank(x.dtype)
         parts = apart(lambda x: residues(x, frames, minor, outside), x)
         best: Any = None
         shape = (x.shape[0], *geometry.output, x.shape[-1])
@@ -95,6 +95,12 @@ def window_argmax(problem: Problem, x: Array) -> Array:
         return jnp.where(where < 0, np.int32(-1), where + _corners(geometry, planes, shape))
 
     return apart(lambda x: in_parts(problem, winners, x, copied=minor > 1), x)
+
+
+def _ranked(half: Array) -> Array:
+    """`ranked`, at which both zeros are equal."""
+    ranks = ranked(half)
+    return jnp.where(ranks == -1, np.int16(0), ranks)
 
 
 def _starts(geometry: Geometry, axis: int) -> Array:
