@@ -278,7 +278,7 @@ def test_clones_are_what_they_say():
         plain = plain.clone(padding_mode=mode)
     two = jaxconv.linen.ConvTranspose(4, (2, 2), feature_group_count=2)
     for groups in (1, 4, 2):
-        kernel = two.clone(feature_group_count=groups).init(key, x)["params"]["kernel"]
+        kernel: Any = two.clone(feature_group_count=groups).init(key, x)["params"]["kernel"]
         assert jnp.shape(kernel) == (2, 2, 4 // groups, 4)
 
 
