@@ -41,9 +41,10 @@ for _like_max in (lax.reduce_window_min_p, lax.reduce_window_sum_p):
 #: `(ctx, *operands, **params) -> results`.
 Rule = Callable[..., Any]
 
-#: While lowerings are replaced: lax's own, and the entries of jax's table that were there.
-_own: dict[Primitive, Rule] = {}
+#: While lowerings are replaced: the entries of jax's table that were there.
 _entries: dict[Primitive, Any] = {}
+#: lax's own rules. They stay: a program may be half lowered when another thread puts things back.
+_own: dict[Primitive, Rule] = {}
 _only_own: contextvars.ContextVar[bool] = contextvars.ContextVar("only_own", default=False)
 
 
@@ -62,7 +63,7 @@ def unexpected() -> str | None:
 
 def replaced() -> bool:
     """Whether lowerings are replaced now."""
-    return bool(_own)
+    return bool(_entries)
 
 
 def replace(rules: Mapping[Primitive, Callable[[Rule], Rule]]) -> None:
@@ -70,8 +71,8 @@ def replace(rules: Mapping[Primitive, Callable[[Rule], Rule]]) -> None:
     by_platform, common, _ = _tables()
     for primitive, rule in rules.items():
         entry = by_platform[PLATFORM].get(primitive)
-        _entries[primitive] = entry
         _own[primitive] = (common[primitive] if entry is None else entry).rule
+        _entries[primitive] = entry
         mlir.register_lowering(primitive, rule(_own[primitive]), platform=PLATFORM)
 
 
@@ -84,7 +85,6 @@ def restore() -> None:
         else:
             by_platform[PLATFORM][primitive] = entry
     _entries.clear()
-    _own.clear()
 
 
 def own_asked_for() -> bool:
