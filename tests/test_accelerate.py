@@ -6,6 +6,8 @@ The oracle is lax as it is without it. `taken` counts that something was tested 
 import contextlib
 import itertools
 import os
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -646,6 +648,28 @@ def test_libraries_take_it(library):
         assert taken["select_and_scatter_add"] == (least == 4)
         assert taken["select_and_gather_add"] == (least == 2 and function is not network)
         assert sum(left.values()) == 0
+
+
+BEFORE_ANYTHING = """
+import jaxconv
+acceleration = jaxconv.accelerate()
+import jax, jax.numpy as jnp, equinox, haiku
+from flax import nnx
+convs = [
+    lambda x, c=nnx.Conv(4, 8, (3, 3), feature_group_count=4, rngs=nnx.Rngs(0)): c(x),
+    jax.vmap(equinox.nn.Conv2d(4, 8, 3, groups=4, key=jax.random.key(0))),
+]
+for at, conv in enumerate(convs):
+    jax.grad(lambda x: conv(x).sum())(jnp.ones((1, 4, 4, 4)))
+    assert acceleration.taken["conv_general_dilated"] >= 2 * at + 2, acceleration.taken
+"""
+
+
+def test_called_before_the_libraries_are_imported():
+    ran = subprocess.run(
+        [sys.executable, "-c", BEFORE_ANYTHING], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 SIGNALS = {
