@@ -137,6 +137,9 @@ POOL = [
     PoolCase("no-batch", (2, 5, 6), (2, 2), {"stride": 1}),
     PoolCase("two-batch-axes", (2, 1, 2, 5, 4), (3, 2), {"stride": 2}),
     PoolCase("whole-plane", (2, 3, 5, 6), (5, 6), {"stride": 1}),
+    PoolCase(
+        "whole-but-dilated", (2, 3, 2), (2,), {"stride": 1, "dilation": 2, "padding": ((0, 1),)}
+    ),
     PoolCase("overlap", (1, 2, 7, 8), (3, 3), {"stride": (1, 2), "padding": 1}),
     PoolCase("stride-over-window", (1, 2, 9, 8), (2, 1), {"stride": 3}),
     PoolCase("asymmetric", (1, 2, 5, 6), (3, 3), {"padding": ((2, 0), (1, 2)), "stride": 1}),

@@ -92,7 +92,7 @@ def refuses(problem: Problem) -> str | None:
     if not isinstance(geometry, Geometry):
         return "windows are of unequal sizes"
     if problem.projection == "window_spread":
-        if _is_whole(geometry):
+        if is_whole(geometry):
             return "what is given back to all of the input is a plain broadcast"
         steps = zip(geometry.stride, geometry.dilation, strict=True)
         if any(s > 1 and d > 1 for s, d in steps):
@@ -116,7 +116,7 @@ def in_parts(
     return put_together(parts, results, 1)
 
 
-def _is_whole(geometry: Geometry) -> bool:
+def is_whole(geometry: Geometry) -> bool:
     """Whether there is one window, which is all of the input."""
     starts = all(low == 0 for low, _ in geometry.padding)
     return starts and geometry.output == (1,) * geometry.rank and geometry.read == geometry.spatial
@@ -124,7 +124,7 @@ def _is_whole(geometry: Geometry) -> bool:
 
 def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Array:
     """All windows' elements combined; `outside` is what padding is made of."""
-    if _is_whole(geometry) and geometry.window == geometry.spatial:
+    if is_whole(geometry) and geometry.window == geometry.spatial:
         axes = tuple(range(1, x.ndim - 1))
         return (x.max if combine is lax.max else x.sum)(axes).reshape(len(x), *geometry.output, -1)
     frames = read_frames(geometry, 1)

@@ -18,6 +18,7 @@ from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import apart
+from .slices import is_whole
 
 
 def window_argmax(problem: Problem, x: Array) -> Array:
@@ -45,10 +46,10 @@ def place(problem: Problem, y: Array, where: Array) -> Array:
 def refuses(problem: Problem) -> str | None:
     """One window, no padding, and positions that int32 can count."""
     geometry = problem.form.geometry
-    if not isinstance(geometry, Geometry) or geometry.output != (1,) * geometry.rank:
-        return "there is more than one window"
-    if geometry.window != geometry.spatial or any(low for low, _ in geometry.padding):
-        return "the window is not the input"
+    if not isinstance(geometry, Geometry) or not is_whole(geometry):
+        return "there is more than one window, or it is not where the input is"
+    if geometry.window != geometry.spatial:
+        return "the window leaves elements out"
     return "the plane is too large" if math.prod(geometry.spatial) > LARGEST else None
 
 
