@@ -679,7 +679,7 @@ ANYWHERE = [
     Slip(
         "views: a minimum without turning the order around",
         VIEWS,
-        'turn = _turned if name == "min" else _as_it_is',
+        'turn = turned if name == "min" else _as_it_is',
         "turn = _as_it_is",
         f"{OF_WINDOWS}[float32-min-2x2 s2]",
     ),
@@ -693,8 +693,8 @@ ANYWHERE = [
     Slip(
         "views: a minimum's gradient goes to the greatest",
         VIEWS,
-        '    turn = _as_it_is if params["select_prim"] is lax.ge_p else _turned\n\n    def scatter',
-        "\n\n    def scatter",
+        'turn = _as_it_is if params["select_prim"] is lax.ge_p else turned',
+        "turn = _as_it_is",
         f"{OF_GRADIENTS}[min-3x3 s2 same]",
     ),
     Slip(

@@ -14,7 +14,7 @@ from . import _arrays, _check
 from ._arrays import ArrayIn
 from ._pool_plan import Call, counts, maxima, means, parse, plan
 from ._types import Padding, PerAxis
-from ._window_maps import window_max_p, window_sum_p
+from ._window_maps import turned, window_max_p, window_sum_p
 
 CACHED_CALLS = 4096
 
@@ -236,9 +236,7 @@ def _min_program(call: Call):
     @functools.partial(jax.jit, inline=True)
     def min_pool(x):
         x = jnp.asarray(x)
-        # ~x = -x - 1 turns the order of integers around without overflow, unsigned ones too.
-        turn = jnp.invert if jnp.issubdtype(x.dtype, jnp.integer) else jnp.negative
-        return turn(planned.apply(window_max_p, turn(x)))
+        return turned(planned.apply(window_max_p, turned(x)))
 
     return min_pool
 

@@ -21,7 +21,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -31,7 +30,7 @@ from ._form import Form, PoolForm, Shape
 from ._geometry import Geometry, Ints
 from ._layout import Layout
 from ._primitives import input_grad_p, kernel_grad_p, output_p
-from ._window_maps import pick_p, place_p, window_argmax_p, window_max_p, window_sum_p
+from ._window_maps import pick_p, place_p, turned, window_argmax_p, window_max_p, window_sum_p
 
 #: A function of an operation's operands that gives its result.
 Program = Callable[..., Array]
@@ -262,7 +261,7 @@ def window_reduction(name: str, x: Any, out: Any, params: dict[str, Any]) -> Pro
     if name == "sum" and _is_global_gradient(seen.form.geometry):
         return None
     primitive = window_sum_p if name == "sum" else window_max_p
-    turn = _turned if name == "min" else _as_it_is
+    turn = turned if name == "min" else _as_it_is
 
     def reduction(x: Array) -> Array:
         y = primitive.bind(turn(x.reshape(seen.images)), form=seen.form)
@@ -284,31 +283,36 @@ def _is_global_gradient(geometry: Any) -> bool:
 
 def winners_scatter(source: Any, x: Any, out: Any, params: dict[str, Any]) -> Program | None:
     """A program for `select_and_scatter_add`: each window's number goes to its winner."""
-    seen = _windows(x, params)
-    if seen is None or math.prod(seen.form.geometry.spatial) > LARGEST:
+    if (seen := _winners(x, params)) is None:
         return None
-    turn = _as_it_is if params["select_prim"] is lax.ge_p else _turned
+    (images, form), index = seen
 
     def scatter(source: Array, x: Array) -> Array:
-        index = window_argmax_p.bind(turn(x.reshape(seen.images)), form=seen.form)
-        y = source.reshape(seen.form.output_shape(seen.images))
-        return place_p.bind(y, index, form=seen.form).reshape(out.shape)
+        y = source.reshape(form.output_shape(images))
+        return place_p.bind(y, index(x), form=form).reshape(out.shape)
 
     return scatter
 
 
 def winners_gather(tangent: Any, x: Any, out: Any, params: dict[str, Any]) -> Program | None:
     """A program for `select_and_gather_add`: each window takes the number at its winner."""
+    if (seen := _winners(x, params)) is None:
+        return None
+    (images, form), index = seen
+
+    def gather(tangent: Array, x: Array) -> Array:
+        return pick_p.bind(tangent.reshape(images), index(x), form=form).reshape(out.shape)
+
+    return gather
+
+
+def _winners(x: Any, params: dict[str, Any]) -> tuple[Windows, Program] | None:
+    """The windows, and the program of where their winners are; positions are int32."""
     seen = _windows(x, params)
     if seen is None or math.prod(seen.form.geometry.spatial) > LARGEST:
         return None
-    turn = _as_it_is if params["select_prim"] is lax.ge_p else _turned
-
-    def gather(tangent: Array, x: Array) -> Array:
-        index = window_argmax_p.bind(turn(x.reshape(seen.images)), form=seen.form)
-        return pick_p.bind(tangent.reshape(seen.images), index, form=seen.form).reshape(out.shape)
-
-    return gather
+    turn = _as_it_is if params["select_prim"] is lax.ge_p else turned
+    return seen, lambda x: window_argmax_p.bind(turn(x.reshape(seen.images)), form=seen.form)
 
 
 def _windows(x: Any, params: dict[str, Any]) -> Windows | None:
@@ -350,11 +354,6 @@ def _countable(arrays: Sequence[Any]) -> bool:
 
 def _as_it_is(x: Array) -> Array:
     return x
-
-
-def _turned(x: Array) -> Array:
-    """The order turned around: ~x = -x - 1 for integers, without overflow."""
-    return jnp.invert(x) if jnp.issubdtype(x.dtype, jnp.integer) else jnp.negative(x)
 
 
 #: What each of lax's operations is seen as: `(*operands, result, params) -> Program | None`.

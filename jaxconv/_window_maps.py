@@ -112,3 +112,11 @@ def _window_max_tangent(tangent, x, *, form):
 
 
 ad.defjvp(window_max_p, _window_max_tangent)
+
+
+def turned(x: jax.Array) -> jax.Array:
+    """x with its order turned around, so that the greatest is the least; turned twice, x again.
+
+    ~x = -x - 1 does that for integers without overflow, unsigned ones too.
+    """
+    return jnp.invert(x) if jnp.issubdtype(x.dtype, jnp.integer) else jnp.negative(x)

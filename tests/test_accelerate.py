@@ -303,7 +303,8 @@ def test_ties_go_to_the_first(dtype):
 def test_windows_of_nan_stay_nan():
     x = numbers((1, 6, 6, 1)).at[0, 2, 3, 0].set(jnp.nan)
     for monoid in MONOIDS:
-        same_as_lax(reduction(monoid, "2x2 s2", x.dtype), x)
+        taken, _ = same_as_lax(reduction(monoid, "2x2 s2", x.dtype), x)
+        assert taken[f"reduce_window_{monoid}"] == 1
 
 
 # On and off.
@@ -508,7 +509,8 @@ def test_strict_settings():
         stack.enter_context(jax.enable_checks(True))
         stack.enter_context(jax.checking_leaks())
         stack.enter_context(jax.transfer_guard("disallow_explicit"))
-        same_as_lax(jax.grad(program, (0, 1)), *OPERANDS)
+        taken, _ = same_as_lax(jax.grad(program, (0, 1)), *OPERANDS)
+        assert taken["conv_general_dilated"] == 3
 
 
 def test_the_persistent_cache_keeps_them_apart(tmp_path):
