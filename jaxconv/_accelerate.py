@@ -126,7 +126,7 @@ def _accelerated(primitive: Any) -> Any:
             if _lax.own_asked_for():
                 return own(ctx, *operands, **params)
             program = None
-            if _mesh.devices(ctx) == 1 and not _is_small(primitive, ctx, params):
+            if _mesh.devices(ctx) == 1 and not is_small(primitive, ctx, params):
                 program = VIEWS[primitive](*ctx.avals_in, *ctx.avals_out, params)
             counter = _left if program is None else _taken
             counter[primitive.name] += 1
@@ -139,7 +139,7 @@ def _accelerated(primitive: Any) -> Any:
     return replacement
 
 
-def _is_small(primitive: Any, ctx: Any, params: Mapping[str, Any]) -> bool:
+def is_small(primitive: Any, ctx: Any, params: Mapping[str, Any]) -> bool:
     """Whether it is an ordinary convolution that lax does in some 20 microseconds: less than a
     tenth of a second more of compiling would be worth."""
     if primitive is not lax.conv_general_dilated_p:

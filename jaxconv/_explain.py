@@ -1,6 +1,7 @@
 """`explain`: what the table chooses for a call, and why."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,9 @@ from ._choice import choose
 from ._conv import conv
 from ._form import PROJECTIONS, Problem
 from ._primitives import PLATFORMS, default_platform
+
+#: What the names of the core's primitives begin with.
+PREFIX = "jaxconv_"
 
 
 class Step(NamedTuple):
@@ -79,15 +83,11 @@ def explain(
     input_grad   shift: few channels to a group: all taps in one loop of vectors
     kernel_grad  shift: few channels to a group: all taps in one loop of vectors
     """
-    if platform is None:
-        platform = default_platform()
-    else:
-        _check.choice("platform", platform, PLATFORMS)
+    platform = checked_platform(platform)
     kind = jax.dtypes.canonicalize_dtype(_arrays.dtype("dtype", dtype))
     shapes = _shape("x_shape", x_shape), _shape("kernel_shape", kernel_shape)
     arrays = [jax.ShapeDtypeStruct(shape, kind) for shape in shapes]
-    closed = jax.make_jaxpr(lambda x, kernel: conv(x, kernel, **conv_args))(*arrays)
-    equation = next(_equations(closed.jaxpr, "jaxconv_output"))
+    equation = core_equation(functools.partial(conv, **conv_args), *arrays)
     (x, w), (y,) = equation.invars, equation.outvars
     held = {"x": x.aval, "w": w.aval, "y": y.aval}
     return Explanation(
@@ -98,14 +98,49 @@ def explain(
     )
 
 
+def checked_platform(platform: Any) -> str:
+    """The platform asked for, or where JAX computes by default."""
+    if platform is None:
+        return default_platform()
+    return _check.choice("platform", platform, PLATFORMS)
+
+
+def core_equation(function: Callable[..., Any], *arrays: Any) -> Any:
+    """The equation of the first of the core's primitives that a function of these arrays binds."""
+    return next(_equations(jax.make_jaxpr(function)(*arrays).jaxpr, PREFIX))
+
+
 def _equations(jaxpr: Any, name: str) -> Iterator[Any]:
-    """All equations of a primitive; jax 0.11 leaves inlined functions as equations of their own."""
+    """All equations of primitives whose names begin so; jax 0.11 leaves inlined functions as
+    equations of their own."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == name:
+        if equation.primitive.name.startswith(name):
             yield equation
         for value in equation.params.values():
             if hasattr(inner := getattr(value, "jaxpr", value), "eqns"):
                 yield from _equations(inner, name)
+
+
+def chosen(equation: Any, platform: str) -> tuple[str, ...]:
+    """The algorithms that the table takes for an equation of the core's, one of `core_equation`.
+
+    For a projection: its own, and those of its derivatives in its first and its second operand.
+    For a map of windows: its own.
+    """
+    name, form = equation.primitive.name.removeprefix(PREFIX), equation.params["form"]
+    shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
+    if name not in PROJECTIONS:
+        problem = Problem(name, form, tuple(shapes[:-1]), platform, choose=choose)
+        return (choose(problem)[0].name,)
+    held = dict(zip(PROJECTIONS[name], shapes, strict=True))
+    first, second, _ = PROJECTIONS[name]
+    giving = {result: projection for projection, (*_, result) in PROJECTIONS.items()}
+    names = []
+    for asked in (name, giving[first], giving[second]):
+        a, b, _ = PROJECTIONS[asked]
+        problem = Problem(asked, form, (held[a], held[b]), platform, choose=choose)
+        names.append(choose(problem)[0].name)
+    return tuple(names)
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:

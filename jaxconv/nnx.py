@@ -1,21 +1,25 @@
 """`Conv`, `ConvTranspose`, `MaxPool`, `AvgPool` for Flax's nnx interface, computed by jaxconv.
 
 Flax's own modules: the same arguments, parameters, initial values and results, so that changing the
-import is the whole migration and a checkpoint moves over untouched. Beyond Flax's arguments there
+import is the whole migration and a checkpoint moves over untouched. `summary` says of any module
+what its layers give, hold, cost, see, and are computed by. Beyond Flax's arguments there
 is `padding_mode` for `Conv` (Flax has no replicated edges), `feature_group_count` for
 `ConvTranspose` and `layout` for both; `load_torch` takes weights over. Needs Flax.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
 
-from . import _flax
+from . import _check, _flax, _traced_summary
+from ._summary import Summary
 
 #: Looked up once: people put these classes in the place of Flax's own.
 _FLAXS_CALL = nnx.ConvTranspose.__call__
@@ -201,3 +205,123 @@ def _loaded(module: Any, kernel: np.ndarray, bias: np.ndarray | None) -> Any:
             parameter = getattr(module, name)
             parameter[...] = jnp.asarray(value, parameter.dtype)
     return module
+
+
+# Summaries.
+
+
+def summary(
+    module: nnx.Module, *inputs: Any, platform: str | None = None, **kwargs: Any
+) -> Summary:
+    """What each layer of a module gives, holds, costs, sees, and is computed by.
+
+    There is a row for each call of a module that does one operation (a convolution, a pooling, a
+    matrix product) or has parameters, and for each operation beside them. The call is traced,
+    not computed, on a copy: the module, its parameters, statistics and random numbers stay as they
+    are. A module or a parameter that is used twice is counted once, its multiply-adds twice.
+
+    Args:
+        module: any of Flax's nnx modules, also one without arrays, from `nnx.eval_shape`.
+        inputs: what it is called with: arrays, `jax.ShapeDtypeStruct`s, trees of these, or a tuple
+            of ints, the shape of float32 numbers.
+        platform: as in `jaxconv.explain`.
+        kwargs: what else it is called with.
+
+    Returns:
+        A `jaxconv.geometry.Summary`. Rows are named by where modules are and their class.
+        Receptive fields are of the spatial axes of the first input that windows move along:
+        interior outputs', whatever the image is padded with; the means of batch norms do not count.
+        Without `jaxconv.accelerate`, operations of lax's are computed by `"lax"`. What runs in a
+        `scan` counts as often as it runs, in a `while` loop once, in a `shard_map` for one device,
+        and of the branches of a `cond` that which costs most.
+
+    Raises:
+        TypeError: when `module` is no nnx module that can be called.
+        ValueError: for an unknown platform; what the module raises for these inputs.
+
+    >>> conv = Conv(3, 8, (3, 3), strides=2, rngs=nnx.Rngs(0))
+    >>> print(summary(nnx.Sequential(conv, nnx.relu), (1, 28, 28, 3), platform="cuda"))
+    layer          output          parameters  multiply-adds  sees  algorithm
+    layers.0 Conv  (1, 14, 14, 8)         224         42,336  3x3   direct
+    total                                 224         42,336
+    """
+    if not isinstance(module, nnx.Module) or not callable(module):
+        raise TypeError(f"module must be an nnx module to call; got {_check.describe(module)}")
+    structs = [_struct(value) if _is_shape(value) else value for value in inputs]
+    leaves, tree = jax.tree.flatten((structs, kwargs))
+    arrays = [_struct(leaf) if _is_array(leaf) else None for leaf in leaves]
+    graph, state = nnx.split(module)
+    modules: dict[str, _traced_summary.Module] = {}
+
+    def call(state: Any, given: list[Any]) -> list[Any]:
+        copy: Any = nnx.merge(graph, state)
+        modules.update(_marked(copy))
+        rest = iter(given)
+        values = [
+            leaf if array is None else next(rest)
+            for leaf, array in zip(leaves, arrays, strict=True)
+        ]
+        args, options = jax.tree.unflatten(tree, values)
+        return [leaf for leaf in jax.tree.leaves(copy(*args, **options)) if _is_array(leaf)]
+
+    given = [array for array in arrays if array is not None]
+    return _traced_summary.summary_of_trace(call, state, given, modules, platform)
+
+
+def _is_shape(value: Any) -> bool:
+    return type(value) is tuple and bool(value) and all(type(size) is int for size in value)
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _struct(value: Any) -> jax.ShapeDtypeStruct:
+    if _is_shape(value):
+        return jax.ShapeDtypeStruct(value, jnp.float32)
+    dtype = value.dtype
+    if not jnp.issubdtype(dtype, jax.dtypes.extended):  # those of random keys stay
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.ShapeDtypeStruct(value.shape, dtype)
+
+
+def _marked(module: nnx.Module) -> dict[str, _traced_summary.Module]:
+    """Let the calls of a module and of those within it be marked in traces; what they are."""
+    owners = {path: part for path, part in nnx.iter_modules(module) if callable(part)}
+    owned: dict[Any, list[Any]] = {path: [] for path in owners}
+    for path, value in list(nnx.iter_graph(module)):
+        if isinstance(value, nnx.Variable):
+            owner = next(path[:n] for n in range(len(path), -1, -1) if path[:n] in owners)
+            owned[owner].append(value)
+    found = {}
+    for path, part in owners.items():
+        name = ".".join(map(str, path))
+        leaves = jax.tree.leaves([v.get_value() for v in owned[path] if isinstance(v, nnx.Param)])
+        found[name] = _traced_summary.Module(
+            type(part).__name__,
+            sum(math.prod(leaf.shape) for leaf in leaves),
+            isinstance(part, nnx.ConvTranspose),
+            any(isinstance(value, nnx.BatchStat) for value in owned[path]),
+        )
+        part.__class__ = _marking(type(part))
+        part._jaxconv_path = name  # pyright: ignore[reportAttributeAccessIssue]
+    return found
+
+
+@functools.cache
+def _marking(kind: type) -> type:
+    """The class whose calls are marked, each by the path that its object has as an attribute.
+
+    A class, and not one object's function in place of `__call__`: where Flax takes modules apart
+    and puts them together again, in `nnx.jit` and the like, classes and attributes stay.
+    """
+    call: Callable[..., Any] = kind.__call__
+
+    @functools.wraps(call)
+    def marked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _traced_summary.begin(self._jaxconv_path)
+        return _traced_summary.end(self._jaxconv_path, call(self, *args, **kwargs))
+
+    members = {"__call__": marked, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    pytree = getattr(kind, "_pytree__is_pytree", False)
+    return type(kind)(kind.__name__, (kind,), members, pytree=pytree)

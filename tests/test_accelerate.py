@@ -433,7 +433,7 @@ def test_direct_stays_laxs():
         np.testing.assert_array_equal(got, wanted)
 
 
-def test_what_is_small_stays_laxs():
+def test_whatis_small_stays_laxs():
     _accelerate.SMALL = 80_000
     x, w, options = CONVOLUTIONS["plain"]
     _, left = same_as_lax(lambda x, w: lax.conv_general_dilated(x, w, **options), x, w)

@@ -71,7 +71,7 @@ def public(module: ModuleType) -> dict[str, Any]:
     found = {}
     for name, value in vars(module).items():
         home = getattr(value, "__module__", None) or ""
-        own = home.startswith("jaxconv") if module is jc else home == module.__name__
+        own = home.startswith("jaxconv") if module in (jc, geometry) else home == module.__name__
         if own and not name.startswith("_") and callable(value):
             found[f"{module.__name__}.{name}"] = value
     return found
@@ -106,7 +106,9 @@ def sections(function: Callable[..., Any]) -> dict[str, str]:
 def test_something_is_public():
     names = {"conv", "max_pool", "correlate", "corr2d", "filters.apply", "geometry.conv_cost"}
     assert {f"jaxconv.{name}" for name in names} <= set(FUNCTIONS)
-    assert {"jaxconv.geometry.ConvCost", "jaxconv.geometry.ReceptiveField"} <= set(CLASSES)
+    results = {"ConvCost", "ReceptiveField", "Summary", "Row"}
+    layers = {"Conv", "ConvTranspose", "MaxPool", "AvgPool", "AdaptiveAvgPool", "Dense", "Residual"}
+    assert {f"jaxconv.geometry.{name}" for name in results | layers} <= set(CLASSES)
 
 
 @every_function
@@ -148,7 +150,7 @@ def test_every_parameter_is_annotated(function):
 
 @pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
 def test_results_explain_their_fields(kind):
-    attributes = sections(kind)["Attributes"]
+    attributes = sections(kind).get("Attributes", "")
     assert [field for field in kind._fields if f"    {field}: " not in attributes] == []
 
 
@@ -251,6 +253,9 @@ SIGNATURES = {
         "(x_shape, kernel_shape, *, stride=1, padding=0, dilation=1, groups=1, layout=None,"
         " itemsize=4)"
     ),
+    "jaxconv.geometry.summary": (
+        "(layers, input_shape, *, layout=None, dtype='float32', platform=None)"
+    ),
 }
 
 
@@ -268,6 +273,37 @@ def test_signature_is_the_contracts(name: str, signature: str):
 def test_results_of_geometry_have_the_contracts_fields():
     assert geometry.ReceptiveField._fields == ("size", "jump", "start")
     assert geometry.ConvCost._fields == ("parameters", "multiply_adds", "bytes")
+    assert geometry.Summary._fields == (
+        "rows", "parameters", "multiply_adds", "receptive_field",
+    )  # fmt: skip
+    assert geometry.Row._fields == (
+        "name", "output_shape", "parameters", "multiply_adds", "receptive_field", "algorithms",
+    )  # fmt: skip
+
+
+LAYERS = {
+    "Conv": "(features, window, stride=1, padding=0, dilation=1, groups=1, bias=True)",
+    "ConvTranspose": (
+        "(features, window, stride=1, padding=0, output_padding=0, dilation=1, groups=1, bias=True)"
+    ),
+    "MaxPool": "(window, stride=None, padding=0, dilation=1, ceil_mode=False)",
+    "AvgPool": "(window, stride=None, padding=0, dilation=1, ceil_mode=False)",
+    "AdaptiveAvgPool": "(output_shape)",
+    "BatchNorm": "()",
+    "Flatten": "()",
+    "Dense": "(features, bias=True)",
+    "Residual": "(body, shortcut=())",
+}
+
+
+@pytest.mark.parametrize(("name", "signature"), LAYERS.items(), ids=LAYERS)
+def test_layers_have_the_contracts_fields(name: str, signature: str):
+    """Each option is called what it is called in the function that the layer stands for."""
+    kind = getattr(geometry, name)
+    words = [
+        f"{f}={kind._field_defaults[f]!r}" if f in kind._field_defaults else f for f in kind._fields
+    ]
+    assert f"({', '.join(words)})" == signature
 
 
 NOTES = ("corr2d", "corr2d_multi_in", "corr2d_multi_in_out", "corr2d_multi_in_out_1x1", "pool2d")
@@ -360,7 +396,7 @@ def test_only_existing_modules_are_imported(name: str):
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in ("_check", "_layout", "_geometry", "geometry") if f"jaxconv.{name}" in TREES],
+    [name for name in ("_check", "_layout", "_geometry", "_sizes") if f"jaxconv.{name}" in TREES],
 )
 def test_integers_need_no_arrays(name: str):
     """Neither here nor in what is imported from here is there jax or NumPy."""
