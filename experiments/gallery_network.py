@@ -77,7 +77,8 @@ def kernels(before: LeNet, after: LeNet) -> Figure:
     for part, (name, pair) in zip(parts, blocks, strict=True):
         part.suptitle(name, fontsize=10)
         axes = part.subplots(2, 6)
-        shown, colours = None, signed(largest(pair))
+        bound = largest(first if pair is first else [kernel[..., chosen] for kernel in third])
+        shown, colours = None, signed(bound)
         for row, (word, kernel) in enumerate(zip(("at the start", "learned"), pair, strict=True)):
             axes[row, 0].set_ylabel(word)
             for column in range(6):

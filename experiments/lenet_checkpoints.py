@@ -64,6 +64,9 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()), record=ocp.args.JsonSave(record)
         )
+        for step in self.steps:
+            if step >= int(state.step):  # damaged, or it would have been gone on with
+                self._manager.delete(step)
         self._manager.save(int(state.step), args=items)
         directory = self.directory / str(state.step)
         half = directory / f"{SUMS}.part"
@@ -73,7 +76,7 @@ class Checkpoints:
     def newest(
         self, like: State, about: dict[str, Any], say: Callable[[str], None]
     ) -> Saved | None:
-        """The last checkpoint that is whole, or None; damaged ones are told of and removed.
+        """The last checkpoint that is whole, or None; damaged ones are told of.
 
         Args:
             like: a state of the same shapes, on the devices where the state shall be.
@@ -86,7 +89,6 @@ class Checkpoints:
         for step in self.steps:
             if damage := _damage(self.directory / str(step)):
                 say(f"checkpoint {step} is damaged ({damage}); trying the one before")
-                self._manager.delete(step)
                 continue
             record = self._record(step)
             if other := _other(record, about):

@@ -1,9 +1,10 @@
 """Sizes, receptive fields, costs and summaries: what is known before a number is looked at.
 
 Here are names alone: of single operations, which are integers only (`_sizes`), and of whole
-networks (`_summary`), whose algorithms the table chooses.
+networks (`_layer_summary`), whose algorithms the table chooses.
 """
 
+from ._layer_summary import summary as summary
 from ._layers import AdaptiveAvgPool as AdaptiveAvgPool
 from ._layers import AvgPool as AvgPool
 from ._layers import BatchNorm as BatchNorm
@@ -22,4 +23,3 @@ from ._sizes import pool_output_shape as pool_output_shape
 from ._sizes import receptive_field as receptive_field
 from ._summary import Row as Row
 from ._summary import Summary as Summary
-from ._summary import summary as summary

@@ -288,6 +288,17 @@ def test_bad_input(module, arguments, message, tmp_path, capsys, monkeypatch):
     assert not [*Path().rglob("*.png")]
 
 
+def test_numbers_that_disagree_fail(module, tmp_path, capsys, monkeypatch):
+    gallery = module("gallery")
+
+    def wrong(_):
+        raise gallery.Disagreement("dW is not dW")
+
+    monkeypatch.setitem(gallery.FIGURES, "path", wrong)
+    assert gallery.main(["--only", "path", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "gallery: dW is not dW\n"
+
+
 @pytest.mark.parametrize("arguments", [("--epochs", "0"), ("--seed", "-1"), ("--seed", "x")])
 def test_bad_numbers(module, arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
