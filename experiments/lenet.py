@@ -85,24 +85,24 @@ class Bar:
 
     def __init__(self, console: Console, total: int):
         self.console = console
-        words = "epoch {task.fields[epoch]}  loss {task.fields[loss]:.4f}  accuracy "
-        words += "{task.fields[accuracy]:.3f}  {task.fields[speed]:,.0f} images/s"
-        columns = (BarColumn(), TextColumn(words), TextColumn("left"), TimeRemainingColumn())
+        words = TextColumn("{task.fields[words]}")
+        columns = (BarColumn(), words, TimeRemainingColumn(), TextColumn("left"))
         self.progress = Progress(
             *columns, console=console, transient=True, disable=not console.is_terminal
         )
-        nothing = {"epoch": 1, "loss": math.nan, "accuracy": math.nan, "speed": 0.0}
-        self.task = self.progress.add_task("", total=total, **nothing)
+        self.task = self.progress.add_task("", total=total, words="compiling")
         self._looked = time.perf_counter()
 
     def due(self) -> bool:
         """Whether it is time to look again."""
         return time.perf_counter() - self._looked > self.EVERY
 
-    def show(self, step: int, **fields: Any) -> None:
-        """Set the bar to a step, with what is known of it."""
+    def show(self, step: int, epoch: int, figures: Figures, speed: float) -> None:
+        """Set the bar to a step, with its figures and the images per second."""
         self._looked = time.perf_counter()
-        self.progress.update(self.task, completed=step, **fields)
+        words = f"epoch {epoch}  loss {figures.loss:.4f}  accuracy {figures.accuracy:.3f}"
+        words += f"  {speed:,.0f} images/s"
+        self.progress.update(self.task, completed=step, words=words)
 
     def epoch(self, row: dict[str, Any], epochs: int, images: int, best: bool) -> None:
         """The line of an epoch; on a terminal only of the best so far and the last one."""
@@ -153,6 +153,8 @@ def train(
         console.print(f"going on after step {state.step}" if saved else "starting from the start")
     if checkpoints and not history:
         checkpoints.save(state, {**record, "history": history})
+    if table and history:  # it may have been killed before the last line was written
+        write_table(table, history)
     bar = Bar(console, settings.epochs * steps_of(settings, trainer.count))
     with bar.progress:
         for epoch in range(len(history), settings.epochs):
@@ -178,11 +180,10 @@ def _epoch(
         state, figures = trainer.step(state, batch)
         seen.append(figures)
         if bar.due():
-            loss = float(figures.loss)
+            now = Figures(*map(float, figures))
             speed = len(seen) * settings.batch / (time.perf_counter() - began)
-            fields = {"loss": loss, "accuracy": float(figures.accuracy), "speed": speed}
-            bar.show(first + len(seen), epoch=epoch + 1, **fields)
-            if not math.isfinite(loss):
+            bar.show(first + len(seen), epoch + 1, now, speed)
+            if not math.isfinite(now.loss):
                 break
     losses, accuracies = np.array(jax.device_get(seen), np.float64).T
     _refuse_what_is_not_finite(losses, state, first)

@@ -66,7 +66,8 @@ class AllConvolutional(nnx.Module):
 
     def __init__(self, size: tuple[int, int], *, rngs: nnx.Rngs):
         del size
-        conv = partial(Conv, kernel_size=(3, 3), rngs=rngs)
+        he = nnx.initializers.he_normal()  # for six layers of ReLU: signals keep their size
+        conv = partial(Conv, kernel_size=(3, 3), kernel_init=he, rngs=rngs)
         self.c1 = conv(1, 16)
         self.c2 = conv(16, 16, strides=2)
         self.c3 = conv(16, 32)

@@ -16,7 +16,12 @@ LARGEST = 2**31 - 1
 PADDING_NAMES = ("valid", "same", "same_lower", "full", "causal")
 
 
-def integer(name: str, value: Any, least: int | None = None) -> int:
+def integer(
+    name: str,
+    value: Any,
+    least: int | None = None,
+    needed: str = "a Python int known before tracing",
+) -> int:
     """`value` as a Python int, at least `least`; a bool, a float or a tracer is a TypeError."""
     if type(value) is not int:
         try:
@@ -24,9 +29,7 @@ def integer(name: str, value: Any, least: int | None = None) -> int:
                 raise TypeError
             value = operator.index(value)
         except TypeError:
-            raise TypeError(
-                f"{name} must be a Python int known before tracing; got {describe(value)}"
-            ) from None
+            raise TypeError(f"{name} must be {needed}; got {describe(value)}") from None
     if abs(value) > LARGEST:
         raise ValueError(f"{name} must be at most {LARGEST} in size; got {describe(value)}")
     if least is not None and value < least:
@@ -103,12 +106,12 @@ def padding(name: str, value: Any, rank: int) -> str | Pairs:
     """A padding in its normal form: a lower-case name, or one (low, high) pair per axis."""
     if isinstance(value, str):
         return choice(name, value.lower(), PADDING_NAMES)
-    if not is_many(value):
-        both = integer(name, value)
-        return ((both, both),) * rank
     needed = (
         f"an int, {rank} int(s), {rank} (low, high) pair(s), or one of {', '.join(PADDING_NAMES)}"
     )
+    if not is_many(value):
+        both = integer(name, value, needed=f"{needed}, known before tracing")
+        return ((both, both),) * rank
     items = sequence(name, value, needed)
     if len(items) != rank:
         hint = ""
@@ -120,10 +123,11 @@ def padding(name: str, value: Any, rank: int) -> str | Pairs:
         )
     if not any(is_many(item) for item in items):
         return tuple((both, both) for both in per_axis(name, items, rank))
-    return tuple(_pair(f"{name}[{axis}]", item) for axis, item in enumerate(items))
+    return tuple(pair(f"{name}[{axis}]", item) for axis, item in enumerate(items))
 
 
-def _pair(name: str, value: Any) -> tuple[int, int]:
+def pair(name: str, value: Any) -> tuple[int, int]:
+    """The padding of one axis: a (low, high) pair of ints."""
     items = sequence(name, value, "a (low, high) pair like the other axes")
     if len(items) != 2:
         raise ValueError(f"{name} must be a (low, high) pair; got {show(value)}")

@@ -24,6 +24,9 @@ from ._geometry import resolve_padding
 from ._layout import Layout
 from ._views import VIEWS
 
+#: The names of paddings that lax knows, in any case.
+LAX_NAMES = ("SAME", "VALID", "SAME_LOWER")
+
 
 def by_jaxconv(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, which takes arrays in its place, its convolutions and windows jaxconv's."""
@@ -94,9 +97,10 @@ def conv_general_dilated(
     """`lax.conv_general_dilated` by jaxconv, what Flax's `Conv` takes as its argument of that name.
 
     Raises:
-        ValueError: for a padding mode that needs more than there is to repeat, or one with a
-            dilated input, between whose elements are zeros.
+        ValueError: for an unknown padding, a padding mode that needs more than there is to repeat,
+            or one with a dilated input, between whose elements are zeros.
     """
+    _check_name(padding, (*LAX_NAMES, "CIRCULAR", "REFLECT", "CAUSAL (for one spatial axis)"))
     if padding_mode != "zeros":
         if any(step != 1 for step in options.get("lhs_dilation") or ()):
             raise ValueError(
@@ -109,8 +113,6 @@ def conv_general_dilated(
 
 _convolve = by_jaxconv(lax.conv_general_dilated)
 _transpose = by_jaxconv(lax.conv_transpose)
-max_pool = by_jaxconv(pooling.max_pool)
-avg_pool = by_jaxconv(pooling.avg_pool)
 
 
 def _padded(
@@ -122,6 +124,15 @@ def _padded(
     pairs = resolve_padding(named, spatial, window, tuple(strides), dilation)
     _pad.check(mode, spatial, pairs)
     return _pad.pad(lhs, layout, pairs, mode)
+
+
+def _check_name(padding: Any, names: Sequence[str]) -> None:
+    """Of the names, lax's alone come here: Flax's convolutions have dealt with their own."""
+    if isinstance(padding, str) and padding.upper() not in LAX_NAMES:
+        raise ValueError(
+            f"padding must be an int, one int or (low, high) pair per spatial axis, or one of "
+            f"{', '.join(names)}; got {_check.show(padding)}"
+        )
 
 
 def conv_transpose(
@@ -138,6 +149,7 @@ def conv_transpose(
     A kernel is `(*window, c_i // groups, c_o)`, or, as that of the `Conv` it is the transpose of,
     `(*window, c_o // groups, c_i)` with `transpose_kernel`.
     """
+    _check_name(padding, (*LAX_NAMES, "CIRCULAR"))
     options |= {"strides": strides, "padding": padding}
     if feature_group_count == 1:
         return _transpose(lhs, rhs, **options)
@@ -166,11 +178,38 @@ def layout(name: str | None, kernel_size: Sequence[int]) -> Layout:
 
 def in_layout(layout: Layout, call: Callable[[Array], Array], inputs: Array) -> Array:
     """`call`, which takes and gives channels last, of images in this layout."""
+    layout.check_image("inputs", inputs.shape)
     if layout.channels_last:
         return call(inputs)
-    layout.check_image("inputs", inputs.shape)
     axis = -layout.rank - 1
     return jnp.moveaxis(call(jnp.moveaxis(inputs, axis, -1)), -1, axis)
+
+
+def check_mode(padding: Any, mode: str) -> None:
+    """A padding that says itself what is added leaves nothing to a mode."""
+    if mode != "zeros" and padding in ("CIRCULAR", "REFLECT", "CAUSAL"):
+        raise ValueError(
+            f"padding_mode must be 'zeros' where padding is {padding!r}, which says what is added; "
+            f"got {mode!r}"
+        )
+
+
+def check_groups(groups: int, c_i: int, c_o: int, *, inputs: Array | None = None) -> None:
+    """The groups divide both channels: those the module is made for, or those of these inputs."""
+    _check.integer("feature_group_count", groups, 1)
+    if c_i % groups or c_o % groups:
+        needed = f"in_features = {c_i} and out_features = {c_o}"
+        if inputs is not None:
+            form = f"inputs (*batch, *spatial, c) = {inputs.shape}"
+            needed = f"the {c_i} channels of {form} and features = {c_o}"
+        raise ValueError(f"feature_group_count must divide {needed}; got {groups}")
+
+
+def check_inputs(inputs: Array, kernel_size: Any, features: int, groups: int) -> None:
+    """Inputs that a module of these features can read, in groups."""
+    rank = len(kernel_size) if _check.is_many(kernel_size) else 1
+    Layout(rank, True).check_image("inputs", inputs.shape)
+    check_groups(groups, inputs.shape[-1], features, inputs=inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,11 +245,6 @@ class GroupedInit:
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the grouped kernel."""
         *window, summed, channels = shape
-        if summed % self.groups or channels % self.groups:
-            raise ValueError(
-                f"feature_group_count must divide in_features and out_features; got "
-                f"{self.groups} for a kernel of shape {tuple(shape)}"
-            )
         return (*window, summed // self.groups, channels)
 
 
@@ -232,3 +266,57 @@ def from_torch(weight: np.ndarray, turned: bool, groups: int) -> np.ndarray:
     transposed convolution as the one Flax takes where `transpose_kernel` is not set."""
     kernel = np.moveaxis(np.asarray(weight), (0, 1), (-1, -2))
     return np.asarray(exchanged(kernel, groups)) if turned else kernel
+
+
+def windows(window_shape: Any, strides: Any, padding: Any) -> tuple[Any, Any, Any]:
+    """A pooling module's arguments as Flax's functions take them, an int for all axes' strides.
+
+    Raises:
+        TypeError, ValueError: for what these do not take.
+    """
+    window = _check.sequence(
+        "window_shape", window_shape, "a sequence of ints, one per spatial axis"
+    )
+    window = tuple(_check.integer(f"window_shape[{a}]", k, 1) for a, k in enumerate(window))
+    if strides is None or (_check.is_many(strides) and not len(strides)):
+        strides = None  # as in Flax, where no strides at all are ones too
+    else:
+        strides = _check.per_axis("strides", strides, len(window), 1)
+    return window, strides, _windows_padding(padding, len(window))
+
+
+def _windows_padding(padding: Any, rank: int) -> Any:
+    needed = f"{rank} (low, high) pair(s), one per spatial axis, or one of {', '.join(LAX_NAMES)}"
+    if isinstance(padding, str):
+        if padding.upper() in LAX_NAMES:
+            return padding
+    else:
+        pairs = _check.sequence("padding", padding, needed)
+        if len(pairs) == rank:
+            return tuple(_check.pair(f"padding[{axis}]", pair) for axis, pair in enumerate(pairs))
+    raise ValueError(f"padding must be {needed}; got {_check.show(padding)}")
+
+
+def _pool(function: Callable[..., Array]) -> Callable[..., Array]:
+    """A function of Flax's by jaxconv, of inputs and `windows`."""
+    computed = by_jaxconv(function)
+
+    @functools.wraps(function)
+    def pooled(
+        inputs: Array, window_shape: Any, strides: Any, padding: Any, **options: Any
+    ) -> Array:
+        rank = len(window_shape)
+        Layout(rank, True).check_image("inputs", inputs.shape)
+        if not isinstance(padding, str) and inputs.ndim > rank + 2:
+            raise ValueError(
+                f"padding must be one of {', '.join(LAX_NAMES)} where inputs have several batch "
+                f"axes, of which Flax pads one at most; got {padding} for inputs {inputs.shape}"
+            )
+        options |= {"window_shape": window_shape, "strides": strides, "padding": padding}
+        return computed(inputs, **options)
+
+    return pooled
+
+
+max_pool = _pool(pooling.max_pool)
+avg_pool = _pool(pooling.avg_pool)

@@ -23,7 +23,7 @@ from ._layers import (
     Flatten,
     MaxPool,
 )
-from ._layout import LAYOUTS, Layout
+from ._layout import Layout
 from ._pool import avg_pool, max_pool
 from ._sizes import ReceptiveField, apart, through
 from ._summary import Shape
@@ -91,7 +91,7 @@ def _convolution(layer: Conv, image: Image) -> Step:
         result,
         math.prod(kernel) + features * len(bias),
         math.prod(batch) * math.prod(geometry.output) * math.prod(kernel),
-        functools.partial(conv, layout=_name(order), **options),
+        functools.partial(conv, layout=order.name, **options),
         (kernel, *bias),
     )
 
@@ -116,7 +116,7 @@ def _transposed(layer: ConvTranspose, image: Image) -> Step:
         Image(order.image(batch, features, geometry.spatial), field, order),
         math.prod(kernel) + features * len(bias),
         math.prod(batch) * math.prod(spatial) * math.prod(kernel),
-        functools.partial(conv_transpose, layout=_name(order), output_padding=extra, **options),
+        functools.partial(conv_transpose, layout=order.name, output_padding=extra, **options),
         (kernel, *bias),
     )
 
@@ -161,7 +161,7 @@ def _pooling(call: Callable[..., Any], layer: MaxPool | AvgPool, image: Image) -
     geometry, _ = pool_geometry(spatial, window, **options)
     shape = order.image(batch, channels, geometry.output)
     result = Image(shape, _seen(image.field, geometry), order)
-    pool = functools.partial(call, window=window, layout=_name(order), **options)
+    pool = functools.partial(call, window=window, layout=order.name, **options)
     return Step(result, call=pool)
 
 
@@ -187,7 +187,7 @@ def _adaptive(layer: AdaptiveAvgPool, image: Image) -> Step:
         window = tuple(n // m for n, m in zip(spatial, output, strict=True))
         ones = (1,) * order.rank
         field = _seen(image.field, Geometry(spatial, window, window, ((0, 0),) * order.rank, ones))
-    pool = functools.partial(adaptive_avg_pool, output_shape=output, layout=_name(order))
+    pool = functools.partial(adaptive_avg_pool, output_shape=output, layout=order.name)
     return Step(Image(order.image(batch, channels, output), field, order), call=pool)
 
 
@@ -227,9 +227,3 @@ LAYERS: dict[type, Callable[[Any, Image], Step]] = {
     Dense: _dense,
     Window: _windowed,
 }
-
-
-def _name(order: Layout) -> str:
-    """The layout as callers write it."""
-    parts = order.rank, order.channels_last
-    return next(name for name, found in LAYOUTS.items() if found == parts)

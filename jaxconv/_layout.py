@@ -79,6 +79,12 @@ class Layout:
         return shape[0], shape[1], shape[2:]
 
     @property
+    def name(self) -> str:
+        """The layout string."""
+        parts = (self.rank, self.channels_last)
+        return next(name for name, found in LAYOUTS.items() if found == parts)
+
+    @property
     def channel_axis(self) -> int:
         """The channel axis of an image with one batch axis."""
         return self.rank + 1 if self.channels_last else 1
@@ -142,6 +148,20 @@ class Layout:
                 f"{kernel_name} must have c_i / groups = {c_i} / {groups} input channels, as "
                 f"{x_name} {self.image_form} = {x_shape} has {c_i} channels; got {kernel_name} "
                 f"{self.kernel_form} = {kernel_shape} with {per_group}"
+                f"{self._hint(x_shape, kernel_shape, groups, kernel_name)}"
             )
         self.check_groups(kernel_name, kernel_shape, groups)
         return c_i, c_o, self.spatial(x_shape), window
+
+    def _hint(
+        self, x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], groups: int, kernel_name: str
+    ) -> str:
+        """That the other layout may be meant, where its channels are as many as a kernel reads."""
+        other = Layout(self.rank, not self.channels_last)
+        read = [order.split_kernel(kernel_shape)[1] * groups for order in (self, other)]
+        if other.channels(x_shape) not in read:
+            return ""
+        return (
+            f"; channels {'last' if other.channels_last else 'first'} is layout={other.name!r}, "
+            f"with {kernel_name} {other.kernel_form}"
+        )

@@ -35,6 +35,8 @@ class Conv(linen.Conv):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         """As in Flax: `(*batch, *spatial, c_i)` to `(*batch, *spatial, features)`."""
+        _flax.check_inputs(inputs, self.kernel_size, self.features, self.feature_group_count)
+        _flax.check_mode(self.padding, self.padding_mode)
         return _flax.convolving_call(_CONV, self.padding_mode)(self, inputs)
 
 
@@ -64,6 +66,7 @@ class ConvTranspose(linen.ConvTranspose):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         """As in Flax: `(*batch, *spatial, c_i)` to `(*batch, *spatial, c_o)`."""
+        _flax.check_inputs(inputs, self.kernel_size, self.features, self.feature_group_count)
         call = _flax.transposed_call(_TRANSPOSE, self.feature_group_count)
         return call(self, inputs)
 
@@ -73,7 +76,8 @@ class MaxPool(linen.Module):
 
     Attributes:
         window_shape: elements per axis.
-        strides: elements from one window to the next, a sequence; None is 1 for each axis.
+        strides: elements from one window to the next, per axis or, beyond Flax's, an int for all;
+            None is 1 for each axis.
         padding: `"SAME"`, `"VALID"`, or one `(low, high)` pair per axis.
 
     >>> import jax.numpy as jnp
@@ -82,12 +86,12 @@ class MaxPool(linen.Module):
     """
 
     window_shape: Sequence[int]
-    strides: Sequence[int] | None = None
+    strides: int | Sequence[int] | None = None
     padding: str | Sequence[tuple[int, int]] = "VALID"
 
     def __call__(self, inputs: Array) -> Array:
         """`(*batch, *spatial, c)` to the same with pooled sizes."""
-        return _flax.max_pool(inputs, **_pooling(self))
+        return _flax.max_pool(inputs, *_windows(self))
 
 
 class AvgPool(MaxPool):
@@ -106,13 +110,8 @@ class AvgPool(MaxPool):
 
     def __call__(self, inputs: Array) -> Array:
         """`(*batch, *spatial, c)` to the same with pooled sizes."""
-        return _flax.avg_pool(inputs, count_include_pad=self.count_include_pad, **_pooling(self))
+        return _flax.avg_pool(inputs, *_windows(self), count_include_pad=self.count_include_pad)
 
 
-def _pooling(module: MaxPool) -> dict[str, Any]:
-    strides = None if module.strides is None else tuple(module.strides)
-    return {
-        "window_shape": tuple(module.window_shape),
-        "strides": strides,
-        "padding": module.padding,
-    }
+def _windows(module: MaxPool) -> tuple[Any, Any, Any]:
+    return _flax.windows(module.window_shape, module.strides, module.padding)

@@ -29,7 +29,7 @@ class Conv(nnx.Conv):
     """`flax.nnx.Conv` by jaxconv: the same but for speed, `padding_mode` and `load_torch`.
 
     Args:
-        args, kwargs: those of `flax.nnx.Conv`.
+        in_features, out_features, args, kwargs: those of `flax.nnx.Conv`.
         padding_mode: what is added where `padding` says so: `"zeros"`, `"reflect"`, `"replicate"`
             or `"circular"`.
         layout: of images, as in `jaxconv.conv`: `"NCHW"` and the like for channels first; None is
@@ -42,13 +42,17 @@ class Conv(nnx.Conv):
 
     def __init__(
         self,
+        in_features: int,
+        out_features: int,
         *args: Any,
         padding_mode: str = "zeros",
         layout: str | None = None,
         **kwargs: Any,
     ):
-        ours = _flax.Convolve(padding_mode)
-        super().__init__(*args, **{"conv_general_dilated": ours, **kwargs})
+        _flax.check_groups(kwargs.get("feature_group_count", 1), in_features, out_features)
+        options = {"conv_general_dilated": _flax.Convolve(padding_mode), **kwargs}
+        super().__init__(in_features, out_features, *args, **options)
+        _flax.check_mode(self.padding, padding_mode)
         self.layout = _flax.layout(layout, self.kernel_size)
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
@@ -78,7 +82,7 @@ class ConvTranspose(nnx.ConvTranspose):
     """`flax.nnx.ConvTranspose` by jaxconv: the same but for speed, groups and `load_torch`.
 
     Args:
-        args, kwargs: those of `flax.nnx.ConvTranspose`.
+        in_features, out_features, args, kwargs: those of `flax.nnx.ConvTranspose`.
         feature_group_count: the number of groups. The kernel is `(*window, c_i // groups, c_o)`, or
             `(*window, c_o // groups, c_i)` with `transpose_kernel`.
         layout: as in `Conv`.
@@ -90,16 +94,19 @@ class ConvTranspose(nnx.ConvTranspose):
 
     def __init__(
         self,
+        in_features: int,
+        out_features: int,
         *args: Any,
         feature_group_count: int = 1,
         layout: str | None = None,
         **kwargs: Any,
     ):
+        _flax.check_groups(feature_group_count, in_features, out_features)
         init = kwargs.get("kernel_init", nnx.initializers.lecun_normal())
         grouped = _flax.GroupedInit(init, feature_group_count)
         if feature_group_count > 1:
             kwargs["kernel_init"] = grouped
-        super().__init__(*args, **kwargs)
+        super().__init__(in_features, out_features, *args, **kwargs)
         self.kernel_shape = grouped.shape(self.kernel_shape)
         self.feature_group_count = feature_group_count
         self.layout = _flax.layout(layout, self.kernel_size)
@@ -134,7 +141,8 @@ class MaxPool(nnx.Module):
 
     Args:
         window_shape: elements per axis.
-        strides: elements from one window to the next, a sequence; None is 1 for each axis.
+        strides: elements from one window to the next, per axis or, beyond Flax's, an int for all;
+            None is 1 for each axis.
         padding: `"SAME"`, `"VALID"`, or one `(low, high)` pair per axis.
 
     >>> MaxPool((2, 2), strides=(2, 2))(jnp.ones((1, 28, 28, 3))).shape
@@ -144,18 +152,15 @@ class MaxPool(nnx.Module):
     def __init__(
         self,
         window_shape: Sequence[int],
-        strides: Sequence[int] | None = None,
+        strides: int | Sequence[int] | None = None,
         padding: str | Sequence[tuple[int, int]] = "VALID",
     ):
-        self.window_shape = tuple(window_shape)
-        self.strides = None if strides is None else tuple(strides)
-        self.padding = padding
+        windows = _flax.windows(window_shape, strides, padding)
+        self.window_shape, self.strides, self.padding = windows
 
     def __call__(self, inputs: Array) -> Array:
         """`(*batch, *spatial, c)` to the same with pooled sizes."""
-        return _flax.max_pool(
-            inputs, window_shape=self.window_shape, strides=self.strides, padding=self.padding
-        )
+        return _flax.max_pool(inputs, self.window_shape, self.strides, self.padding)
 
 
 class AvgPool(MaxPool):
@@ -172,7 +177,7 @@ class AvgPool(MaxPool):
     def __init__(
         self,
         window_shape: Sequence[int],
-        strides: Sequence[int] | None = None,
+        strides: int | Sequence[int] | None = None,
         padding: str | Sequence[tuple[int, int]] = "VALID",
         count_include_pad: bool = True,
     ):
@@ -183,9 +188,9 @@ class AvgPool(MaxPool):
         """`(*batch, *spatial, c)` to the same with pooled sizes."""
         return _flax.avg_pool(
             inputs,
-            window_shape=self.window_shape,
-            strides=self.strides,
-            padding=self.padding,
+            self.window_shape,
+            self.strides,
+            self.padding,
             count_include_pad=self.count_include_pad,
         )
 

@@ -16,6 +16,7 @@ import pytest
 import jaxconv as jc
 
 X, K = np.ones((2, 4, 8, 9)), np.ones((6, 4, 3, 2))
+LAST = np.ones((2, 8, 9, 4))
 Y = np.ones((2, 6, 8, 9))
 INDICES = np.zeros((2, 6, 8, 9), int)
 COLUMNS = np.ones((2, 16, 56))
@@ -102,6 +103,13 @@ BAD = [
     conv(T, "groups", "True", groups=True),
     conv(V, "kernel", "with 4", groups=2),
     conv(V, "groups", "4", groups=4, kernel=K[:, :1]),
+    # The other layout's channels.
+    conv(V, "kernel", "with 4; channels last is layout='NHWC', with kernel (*w", x=LAST),
+    conv(V, "kernel", "; channels last is layout='NHWC'", x=LAST[0], kernel=K.T),
+    conv(V, "kernel", "; channels last is layout='NHWC'", x=LAST, kernel=K[:, :2], groups=2),
+    conv(V, "kernel", "; channels last is layout='NWC'", x=LAST[0], kernel=K[..., 0]),
+    conv(V, "kernel", "; channels first is layout='NCHW', with kernel (c_o", layout="NHWC"),
+    conv(V, "kernel", "; channels first is layout='NCW'", X[..., 0], K[..., 0].T, layout="NWC"),
     # Stride and dilation.
     conv(V, "stride", "0", stride=0),
     conv(V, "stride[1]", "-2", stride=(1, -2)),
@@ -122,6 +130,7 @@ BAD = [
     conv(T, "padding[1]", "3", padding=((1, 2), 3)),
     conv(T, "padding", "0.5", padding=0.5),
     conv(T, "padding", "None", padding=None),
+    conv(T, "padding", "(low, high) pair(s), or one of valid, same", padding=None),
     conv(T, "padding[0][1]", "1.5", padding=((0, 1.5), (0, 0))),
     conv(V, "padding", "(8, 0)", padding=((8, 0), (0, 0)), padding_mode="reflect"),
     conv(V, "padding", "(0, 10)", padding=((0, 0), (0, 10)), padding_mode="circular"),
@@ -315,6 +324,12 @@ def test_the_message_names_the_argument_and_shows_what_came(bad):
     message = str(caught.value)
     assert message.startswith(bad.name + " "), message
     assert bad.shows in message, message
+
+
+def test_no_other_layout_is_named_where_none_fits():
+    for x, layout in ((X, "NCHW"), (LAST, "NHWC")):
+        with pytest.raises(ValueError, match=r"with \d$"):
+            jc.conv(x, np.ones((3, 3, 3, 3)), layout=layout)
 
 
 def is_traceable(value):

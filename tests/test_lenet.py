@@ -306,7 +306,8 @@ def test_the_objective_is_the_notes():
     data = lenet_data.digits(0)
     settings = lenet_training.Settings(optimiser="sgd", rate=0.0, decay=0.01, epochs=1, batch=64)
     trainer = lenet_training.Trainer(settings, data)
-    start = trainer.network(trainer.start)
+    state = trainer.start._replace(weights=jax.tree.map(lambda leaf: leaf + 0.01, trainer.start[0]))
+    start = trainer.network(state)
     batch = next(lenet_training.batches(settings, trainer.count, 0))
     kernels = [np.asarray(leaf, float) for leaf in jax.tree.leaves(nnx.state(start))]
     images = np.pad(data.train.images, [(0, 0), (4, 4), (4, 4)])[batch.chosen]
@@ -318,8 +319,19 @@ def test_the_objective_is_the_notes():
     log_softmax = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     entropy = -log_softmax[np.arange(64), data.train.labels[batch.chosen]].mean()
     decay = 0.01 * sum((kernel**2).sum() for kernel in kernels if kernel.ndim > 1)
-    _, figures = trainer.step(trainer.start, batch)
+    _, figures = trainer.step(state, batch)
     assert float(figures.loss) == pytest.approx(entropy + decay, rel=1e-5)
+
+
+def test_adamws_decay_is_of_kernels_alone():
+    settings = lenet_training.Settings(rate=0.5, decay=0.1, epochs=1, batch=1)
+    weights = {"kernel": np.full((2, 3), 4.0), "bias": np.full(3, 4.0)}
+    weights = jax.tree.map(jax.numpy.asarray, weights)
+    steps = lenet_training.optimiser(settings, count=10)
+    zero = jax.tree.map(lambda leaf: 0 * leaf, weights)
+    updates, _ = steps.update(zero, steps.init(weights), weights)
+    np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1 * 4, rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], 0)
 
 
 def test_the_same_seed_gives_the_same_bits(undisturbed, tmp_path):
@@ -355,7 +367,7 @@ def test_a_bar_on_a_terminal():
     screen = StringIO()
     bar = lenet.Bar(Console(file=screen, force_terminal=True, width=120), 100)
     with bar.progress:
-        bar.show(50, epoch=2, loss=0.5, accuracy=0.75, speed=1234.0)
+        bar.show(50, 2, lenet_training.Figures(0.5, 0.75), 1234.0)
     shown = screen.getvalue()
     assert "epoch 2  loss 0.5000  accuracy 0.750  1,234 images/s" in shown
     assert "left" in shown
@@ -390,6 +402,15 @@ def test_kills_that_change_something_are_told(monkeypatch, capsys):
     monkeypatch.setattr(lenet_kills, "train", lambda out, options: f"weights of {out.name}")
     assert lenet_kills.main(["--kills", "0"]) == 1
     assert capsys.readouterr().out.endswith("\nNOT the same\n")
+
+
+def test_killed_after_the_last_checkpoint(undisturbed, tmp_path, capsys):
+    """What is done is not done again, and the table is whole."""
+    out = shutil.copytree(undisturbed[0], tmp_path / "run")
+    (out / "metrics.csv").unlink()
+    assert lenet.main([*SHORT, "--out", str(out), "--resume"]) == 0
+    assert weights(capsys.readouterr().out) == weights(undisturbed[1])
+    assert rows(out) == rows(undisturbed[0])
 
 
 def files_of(checkpoint):

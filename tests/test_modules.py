@@ -5,6 +5,7 @@ Flax's own modules are the oracle, and torch's where weights are taken over from
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import flax.linen
@@ -221,6 +222,12 @@ def test_padding_modes(mode, padding):
 
 def test_bad_arguments():
     rngs, x = flax.nnx.Rngs(0), images(3, 2)
+    said: Any = {"padding": "CIRCULAR", "padding_mode": "replicate"}
+    message = "padding_mode must be 'zeros' where padding is 'CIRCULAR', which says what is added"
+    with pytest.raises(ValueError, match=message):
+        jaxconv.nnx.Conv(3, 4, (3, 3), **said, rngs=rngs)
+    with pytest.raises(ValueError, match=message):
+        jaxconv.linen.Conv(4, (3, 3), **said).init(jax.random.key(0), x)
     with pytest.raises(ValueError, match="padding_mode must be one of zeros"):
         jaxconv.nnx.Conv(3, 4, (3, 3), padding_mode="mirror", rngs=rngs)
     with pytest.raises(ValueError, match="padding_mode must be one of zeros"):
@@ -243,6 +250,104 @@ def test_bad_arguments():
         conv.load_torch(weight)
     with pytest.raises(ValueError, match=r"bias must fit .* None; got"):
         jaxconv.nnx.Conv(3, 4, (3, 3), use_bias=False, rngs=rngs).load_torch(weight, bias)
+
+
+def in_linen(name, *args, **options):
+    """What a module of linen's does with images of these many channels."""
+    channels, *rest = args
+    module = getattr(jaxconv.linen, name)(*rest, **options)
+    return module.init(jax.random.key(0), images(channels, 2))
+
+
+def in_nnx(name, *args, **options):
+    return getattr(jaxconv.nnx, name)(*args, **options, rngs=flax.nnx.Rngs(0))(images(args[0], 2))
+
+
+@pytest.mark.parametrize("name", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize(("c_i", "c_o", "groups"), [(3, 4, 2), (4, 3, 2), (3, 3, 4)])
+def test_groups_must_divide_the_channels(name, c_i, c_o, groups):
+    """In nnx when a module is made, in linen when its input is known."""
+    needed = f"feature_group_count must divide in_features = {c_i} and out_features = {c_o}"
+    with pytest.raises(ValueError, match=rf"^{needed}; got {groups}$"):
+        getattr(jaxconv.nnx, name)(
+            in_features=c_i, out_features=c_o, kernel_size=(3, 3), feature_group_count=groups,
+            rngs=flax.nnx.Rngs(0),
+        )  # fmt: skip
+    shape = re.escape(f"inputs (*batch, *spatial, c) = (2, 7, 8, {c_i})")
+    needed = f"the {c_i} channels of {shape} and features = {c_o}"
+    with pytest.raises(ValueError, match=rf"^feature_group_count .* {needed}; got {groups}\b"):
+        in_linen(name, c_i, c_o, (3, 3), feature_group_count=groups)
+
+
+@pytest.mark.parametrize("called", [in_linen, in_nnx])
+@pytest.mark.parametrize("name", ["Conv", "ConvTranspose"])
+def test_bad_convolutions(called, name):
+    for groups in (0, -1):
+        with pytest.raises(ValueError, match=f"^feature_group_count .* at least 1; got {groups}"):
+            called(name, 3, 4, (3, 3), feature_group_count=groups)
+    with pytest.raises(TypeError, match=r"^feature_group_count must be .* got 1.0"):
+        called(name, 3, 4, (3, 3), feature_group_count=1.0)
+    with pytest.raises(ValueError, match=r"^inputs must be .* with 4 spatial axes"):
+        called(name, 3, 4, (1, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"for 1D|^padding must be an int"):
+        called(name, 3, 4, (3, 3), padding="CAUSAL")
+    for padding in ("smae", "FULL", "circular", ""):
+        with pytest.raises(ValueError, match=rf"^padding must .*SAME_LOWER.*; got '{padding}'"):
+            called(name, 3, 4, (3, 3), padding=padding)
+
+
+@pytest.mark.parametrize("padding", ["same", "Valid", "SAME_LOWER"])
+@pytest.mark.parametrize("called", [check_nnx, check_linen])
+def test_names_of_paddings_are_flaxs(called, padding):
+    """In any case, which Flax's own names are not."""
+    called("Conv", (2, 3, (2, 3)), {"strides": 2, "padding": padding})
+    called("ConvTranspose", (2, 3, (2, 3)), {"padding": padding})
+    pool = jaxconv.nnx.MaxPool((2, 3), (2, 1), padding)
+    x = images(3, 2)
+    assert_close(pool(x), flax.nnx.max_pool(x, (2, 3), (2, 1), padding))
+
+
+POOL_ERRORS = [
+    (TypeError, "window_shape must be a sequence of ints.*; got 2 .int", {"window_shape": 2}),
+    (TypeError, "window_shape must be a sequence of ints.*; got '22'", {"window_shape": "22"}),
+    (TypeError, r"window_shape\[0\] must be .*; got 2.0", {"window_shape": (2.0, 2)}),
+    (ValueError, r"window_shape\[1\] must be at least 1; got 0", {"window_shape": (2, 0)}),
+    (ValueError, "inputs must be .* with 4 spatial axes", {"window_shape": (1, 1, 1, 1)}),
+    (TypeError, "strides must be .*; got 2.0", {"strides": 2.0}),
+    (ValueError, "strides must be at least 1; got 0", {"strides": 0}),
+    (ValueError, r"strides\[1\] must be at least 1; got -1", {"strides": (1, -1)}),
+    (ValueError, "strides must be an int or a sequence of 2", {"strides": (2,)}),
+    (ValueError, "padding must be 2 .* or one of SAME, VALID, .*'FULL'", {"padding": "FULL"}),
+    (ValueError, "padding must be 2 .low, high. pair.*CIRCULAR", {"padding": "CIRCULAR"}),
+    (TypeError, "padding must be 2 .low, high. pair.*; got 1 .int", {"padding": 1}),
+    (TypeError, r"padding\[0\] must be a .low, high. pair", {"padding": (1, 1)}),
+    (ValueError, r"padding must be 2 .*; got \(\(1, 1\),\)", {"padding": ((1, 1),)}),
+    (ValueError, r"padding\[1\] must be a .low, high. pair", {"padding": ((1, 1), (1,))}),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "options"), POOL_ERRORS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize("name", ["MaxPool", "AvgPool"])
+def test_bad_pools(name, error, message, options):
+    options, x = {"window_shape": (2, 2), **options}, images(3, 2)
+    with pytest.raises(error, match=f"^{message}"):
+        getattr(jaxconv.nnx, name)(**options)(x)
+    with pytest.raises(error, match=f"^{message}"):
+        getattr(jaxconv.linen, name)(**options).apply({}, x)
+
+
+@pytest.mark.parametrize("name", ["MaxPool", "AvgPool"])
+def test_an_int_is_the_stride_of_every_axis_and_none_at_all_is_1(name):
+    x, pools = images(3, 2), (jaxconv.nnx, jaxconv.linen)
+    flaxs = getattr(flax.linen, {"MaxPool": "max_pool", "AvgPool": "avg_pool"}[name])
+    for strides, meant in [(2, (2, 2)), ((), (1, 1)), ([2, np.int64(1)], (2, 1))]:
+        ours, linens = (getattr(library, name)((2, 3), strides=strides) for library in pools)
+        assert_close(ours(x), flaxs(x, (2, 3), meant))
+        assert_close(linens.apply({}, x), flaxs(x, (2, 3), meant))
+    with pytest.raises(
+        ValueError, match=r"^padding must be one of .* for inputs \(1, 2, 7, 8, 3\)"
+    ):
+        getattr(jaxconv.nnx, name)((2, 2), padding=((1, 1), (0, 0)))(x[None])
 
 
 @pytest.mark.parametrize("name", ["Conv", "ConvTranspose"])
