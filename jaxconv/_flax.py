@@ -176,9 +176,16 @@ def layout(name: str | None, kernel_size: Sequence[int]) -> Layout:
     return Layout.parse(name, len(kernel_size), "kernel_size", tuple(kernel_size))
 
 
-def in_layout(layout: Layout, call: Callable[[Array], Array], inputs: Array) -> Array:
-    """`call`, which takes and gives channels last, of images in this layout."""
+def in_layout(
+    layout: Layout, call: Callable[[Array], Array], inputs: Array, features: int
+) -> Array:
+    """`call`, which takes and gives channels last, of images in this layout with these features."""
     layout.check_image("inputs", inputs.shape)
+    if layout.channels(inputs.shape) != features:
+        raise ValueError(
+            f"inputs must be {layout.image_form} with in_features = {features} channels; got shape "
+            f"{inputs.shape}"
+        )
     if layout.channels_last:
         return call(inputs)
     axis = -layout.rank - 1

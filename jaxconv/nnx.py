@@ -59,7 +59,7 @@ class Conv(nnx.Conv):
         """As in Flax, in the module's layout."""
         options = {} if out_sharding is None else {"out_sharding": out_sharding}
         call = functools.partial(super().__call__, **options)
-        return _flax.in_layout(self.layout, call, inputs)
+        return _flax.in_layout(self.layout, call, inputs, self.in_features)
 
     def load_torch(self, weight: np.ndarray, bias: np.ndarray | None = None) -> Self:
         """Take over a `torch.nn.Conv{1,2,3}d`: its `state_dict` entries as NumPy arrays.
@@ -114,7 +114,8 @@ class ConvTranspose(nnx.ConvTranspose):
     def __call__(self, inputs: Array) -> Array:
         """As in Flax, in the module's layout."""
         call = _flax.transposed_call(_FLAXS_CALL, self.feature_group_count)
-        return _flax.in_layout(self.layout, functools.partial(call, self), inputs)
+        call = functools.partial(call, self)
+        return _flax.in_layout(self.layout, call, inputs, self.in_features)
 
     def load_torch(self, weight: np.ndarray, bias: np.ndarray | None = None) -> Self:
         """Take over a `torch.nn.ConvTranspose{1,2,3}d`: its `state_dict` entries as NumPy arrays.

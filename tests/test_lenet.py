@@ -15,6 +15,7 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import jax
 import lenet
@@ -329,7 +330,7 @@ def test_adamws_decay_is_of_kernels_alone():
     weights = jax.tree.map(jax.numpy.asarray, weights)
     steps = lenet_training.optimiser(settings, count=10)
     zero = jax.tree.map(lambda leaf: 0 * leaf, weights)
-    updates, _ = steps.update(zero, steps.init(weights), weights)
+    updates: Any = steps.update(zero, steps.init(weights), weights)[0]
     np.testing.assert_allclose(updates["kernel"], -0.5 * 0.1 * 4, rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], 0)
 

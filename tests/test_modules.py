@@ -223,6 +223,10 @@ def test_padding_modes(mode, padding):
 def test_bad_arguments():
     rngs, x = flax.nnx.Rngs(0), images(3, 2)
     said: Any = {"padding": "CIRCULAR", "padding_mode": "replicate"}
+    needed = r"inputs must be \(\*batch, \*spatial, c\) with in_features = 4 channels; got shape"
+    for kind in (jaxconv.nnx.Conv, jaxconv.nnx.ConvTranspose):
+        with pytest.raises(ValueError, match=needed):
+            kind(4, 4, (3, 3), rngs=rngs)(x)
     message = "padding_mode must be 'zeros' where padding is 'CIRCULAR', which says what is added"
     with pytest.raises(ValueError, match=message):
         jaxconv.nnx.Conv(3, 4, (3, 3), **said, rngs=rngs)
