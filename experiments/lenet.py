@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import importlib.util
 import math
 import os
 import sys
@@ -45,6 +46,7 @@ from lenet_training import (
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+INTERRUPTED = 130  # as shells have it
 COLUMNS = (
     "epoch", "step", "rate", "loss", "accuracy", "held_out_loss", "held_out_accuracy",
     "images_per_second", "seconds",
@@ -150,7 +152,7 @@ def train(
         saved = checkpoints.newest(state, record["about"], lambda line: console.print(line))
         if saved:
             state, history = saved.state, saved.record["history"]
-        console.print(f"going on after step {state.step}" if saved else "starting from the start")
+        console.print(f"going on after step {state.step}" if saved else "starting at step 0")
     if checkpoints and not history:
         checkpoints.save(state, {**record, "history": history})
     if table and history:  # it may have been killed before the last line was written
@@ -259,21 +261,38 @@ def _rate(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     defaults = Settings()
-    _positive.__name__, _natural.__name__, _rate.__name__ = "count", "count", "number"
+    _positive.__name__, _natural.__name__ = "count of 1 or more", "count of 0 or more"
+    _rate.__name__ = "finite number of 0 or more"
     parser = argparse.ArgumentParser(
         prog="lenet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--network", choices=NETWORKS, default=defaults.network)
-    add("--optimiser", choices=RATES, default=defaults.optimiser)
+    add, usual = parser.add_argument, "%(default)s by default"
+    add("--network", choices=NETWORKS, default=defaults.network, help=usual)
+    add("--optimiser", choices=RATES, default=defaults.optimiser, help=usual)
     add("--rate", type=_rate, help="of the first step (sgd: 0.1, adamw: 0.002)")
     add("--decay", type=_rate, help="weight decay (sgd: the notes' lambda, 1e-5; adamw: 0.01)")
-    add("--epochs", type=_positive, default=defaults.epochs)
-    add("--batch", type=_positive, default=defaults.batch, help="images to a step")
-    add("--shift", type=_natural, default=defaults.shift, help="pixels an image moves at most")
-    add("--seed", type=_natural, default=defaults.seed)
+    add("--epochs", type=_positive, default=defaults.epochs, help=usual)
+    add("--batch", type=_positive, default=defaults.batch, help="images to a step (%(default)s)")
+    add(
+        "--shift",
+        type=_natural,
+        default=defaults.shift,
+        help="pixels an image moves at most (%(default)s)",
+    )
+    add(
+        "--seed",
+        type=_natural,
+        default=defaults.seed,
+        help="of weights, order, split (%(default)s)",
+    )
     add("--data", type=Path, metavar="DIR", help="four IDX files in place of the digits")
-    add("--out", type=Path, metavar="DIR", default=Path("lenet_run"))
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("lenet_run"),
+        help="for metrics and checkpoints (%(default)s)",
+    )
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--fresh", action="store_true", help="forget the run in --out, finished or not")
     add("--data-parallel", type=_positive, default=1, metavar="N", help="devices for a batch")
@@ -305,7 +324,7 @@ def _load(options: argparse.Namespace) -> Data:
     return data
 
 
-def _open(options: argparse.Namespace) -> Checkpoints:
+def _open(options: argparse.Namespace, console: Console) -> Checkpoints:
     """The checkpoints of `--out`; a run that is not at its end is not thrown away unasked."""
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -320,6 +339,8 @@ def _open(options: argparse.Namespace) -> Checkpoints:
         raise InputError(
             f"{options.out} holds a run not at its end: --resume goes on, --fresh forgets it"
         )
+    if checkpoints.steps:
+        console.print(f"forgetting the run in {options.out}", highlight=False)
     checkpoints.clear()
     (options.out / "metrics.csv").unlink(missing_ok=True)
     return checkpoints
@@ -327,6 +348,11 @@ def _open(options: argparse.Namespace) -> Checkpoints:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     began = time.perf_counter()
+    if options.compare_torch and importlib.util.find_spec("torch") is None:
+        raise InputError(
+            "--compare-torch: torch is not installed (pip install torch==2.13.0 --index-url "
+            "https://download.pytorch.org/whl/cpu)"
+        )
     data, settings = _load(options), _settings(options)
     devices = devices_for(options.data_parallel)
     console.print(
@@ -335,7 +361,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         highlight=False,
     )
     table = options.out / "metrics.csv"
-    with _open(options) as checkpoints:
+    with _open(options, console) as checkpoints:
         try:
             trained = train(
                 settings, data, checkpoints=checkpoints, resume=options.resume,
@@ -368,11 +394,8 @@ def describe(devices: list[Any]) -> str:
 
 def _compare_torch(trained: Trained, data: Data, took: float) -> None:
     """The same run in torch: the same first weights, batches, shifts, rates."""
-    try:
-        import lenet_torch
-    except ModuleNotFoundError:
-        print("torch is not installed: nothing to compare with (pip install torch==2.13.0)")
-        return
+    import lenet_torch
+
     trainer = Trainer(trained.trainer.settings, data)  # the first weights once more
     theirs = lenet_torch.train(trainer, data)
     ours = [row["seconds"] for row in trained.history]
@@ -400,9 +423,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lenet: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lenet: interrupted; --resume goes on", file=sys.stderr)
-        return 130
+        print("lenet: interrupted; --resume goes on", file=sys.stderr, flush=True)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:  # without waiting for what still computes and writes
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

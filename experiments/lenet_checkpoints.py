@@ -92,7 +92,9 @@ class Checkpoints:
                 continue
             record = self._record(step)
             if other := _other(record, about):
-                raise CheckpointError(f"{self.directory / str(step)} {other}")
+                raise CheckpointError(
+                    f"{self.directory / str(step)} {other}; --out for another place, or --fresh"
+                )
             return Saved(self._state(step, like), record)
         return None
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 SCRIPT = Path(__file__).parent / "lenet.py"
-LOADING = 3.0  # seconds within which every fifth kill falls, counted from the start
-TRAINING = 2.5  # and the others, counted from when the run goes on
+#: What is waited for, and the seconds after it within which a kill falls; in turn.
+MOMENTS = (("", 3.0), ("epoch", 0.5), ("going on", 2.5), ("epoch", 0.5), ("epoch", 0.5))
 
 
 class Killed(NamedTuple):
@@ -49,17 +49,17 @@ def train(out: Path, options: list[str]) -> str:
     return found[1]
 
 
-def kill(out: Path, options: list[str], seconds: float, *, loading: bool) -> Killed:
-    """Start or go on with a run, and kill it so long after its start or after it has loaded."""
+def kill(out: Path, options: list[str], awaited: str, seconds: float) -> Killed:
+    """Start or go on with a run, and kill it so long after a line that begins like that."""
     command = [sys.executable, "-u", str(SCRIPT), *options, "--out", str(out), "--resume"]
     began = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     )
     lines = []
-    while not loading and process.stdout and (line := process.stdout.readline()):
+    while awaited and process.stdout and (line := process.stdout.readline()):
         lines.append(line.rstrip())
-        if line.startswith(("going on", "starting")):
+        if line.startswith((awaited, "starting")):
             break
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
@@ -96,9 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
             alone = train(Path(directory) / "alone", options)
             print(f"left alone              weights {alone}")
             for number in range(given.kills):
-                loading = number % 5 == 0
-                seconds = draw.uniform(0, LOADING if loading else TRAINING)
-                ends.append(kill(out, options, seconds, loading=loading))
+                awaited, most = MOMENTS[number % len(MOMENTS)]
+                ends.append(kill(out, options, awaited, draw.uniform(0, most)))
                 print(f"kill {number + 1:2} after {ends[-1].seconds:5.2f} s   {describe(ends[-1])}")
             last = train(out, options)
         except RuntimeError as error:

@@ -10,9 +10,11 @@ import gzip
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -470,7 +472,7 @@ def test_all_checkpoints_damaged(undisturbed, tmp_path, capsys):
     assert lenet.main([*SHORT, "--out", str(out), "--resume"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("is damaged") == 3
-    assert "\nstarting from the start\n" in printed
+    assert "\nstarting at step 0\n" in printed
     assert weights(printed) == weights(undisturbed[1])
 
 
@@ -551,6 +553,35 @@ def test_numbers_that_are_none(capsys):
             lenet.main([option])
         assert stopped.value.code == 2
         assert f"argument {option.split('=')[0]}: invalid" in capsys.readouterr().err
+
+
+def test_torch_is_looked_for_beforehand(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(lenet.importlib.util, "find_spec", lambda name: None)
+    assert lenet.main(["--compare-torch", "--out", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("lenet: --compare-torch: torch is not installed (pip install ")
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.5])
+def test_interrupted(tmp_path, seconds):
+    """Ctrl-C is an exit code and a line, whatever is being computed or written."""
+    process = subprocess.Popen(
+        command("--out", tmp_path / "run", "--resume"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(PYTHONUNBUFFERED="1"),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error == "lenet: interrupted; --resume goes on\n"
 
 
 def test_a_run_is_not_thrown_away_unasked(undisturbed, tmp_path, capsys):
