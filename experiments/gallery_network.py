@@ -72,7 +72,7 @@ def kernels(before: LeNet, after: LeNet) -> Figure:
         pair = [kernel[..., number] for kernel in third]
         name = f"C3, map {number + 1} of 16, of the {SHOWN} that changed most; {_change(*pair)}"
         blocks.append((name, pair))
-    figure = sheet(8.6, "C1's kernels stay near their start; C3's learn strokes and edges")
+    figure = sheet(8.6, "C1's kernels stay near their start; C3's grow larger and smoother")
     parts = strips(figure, [1] * len(blocks))
     for part, (name, pair) in zip(parts, blocks, strict=True):
         part.suptitle(name, fontsize=10)

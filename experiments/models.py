@@ -274,7 +274,7 @@ def chart(rows: list[dict[str, Any]], path: str) -> None:
     axis.set_yticks(place, [f"{row['model']}, {row['pass']}" for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel("accelerated: times as fast (log scale; right of 1 is faster)")
-    axis.set_title("jaxconv.accelerate() on whole models, against the same model plain, and torch")
+    axis.set_title("jaxconv.accelerate() on whole models,\nagainst the same model plain, and torch")
     axis.legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -41,6 +41,12 @@ class Acceleration:
         self.taken = _taken
         self.left = _left
 
+    def __repr__(self) -> str:
+        def count(counter: collections.Counter[str]) -> str:
+            return ", ".join(f"{name} {n}" for name, n in sorted(counter.items())) or "nothing"
+
+        return f"Acceleration(taken: {count(self.taken)}; left to lax: {count(self.left)})"
+
     def __enter__(self) -> "Acceleration":
         return self
 

@@ -694,3 +694,15 @@ def test_signals_take_it(name):
     batch = jnp.stack([x, 2 * x])
     taken, _ = same_as_lax(jax.vmap(function, (0, None)), batch, k)
     assert taken["conv_general_dilated"] == 1
+
+
+def test_what_was_taken_is_printed():
+    with jc.accelerate() as acceleration:
+        jax.jit(lambda x: lax.reduce_window(x, 0.0, lax.add, (3, 3), (1, 1), "SAME"))(
+            jnp.ones((31, 17), jnp.float32)
+        ).block_until_ready()
+    taken = acceleration.taken["reduce_window_sum"]
+    assert taken >= 1
+    assert repr(acceleration).startswith("Acceleration(taken: ")
+    assert f"reduce_window_sum {taken}" in repr(acceleration)
+    assert "left to lax: " in repr(acceleration)
