@@ -191,6 +191,8 @@ def _epoch(
     _refuse_what_is_not_finite(losses, state, first)
     took = time.perf_counter() - began
     test = trainer.test(state)
+    if not math.isfinite(test.loss):
+        raise NotFiniteError(f"the held-out loss is {test.loss} after step {int(state.step)}")
     before = history[-1]["seconds"] if history else 0.0
     row = {
         "epoch": epoch + 1,
@@ -248,7 +250,7 @@ def _positive(text: str) -> int:
 
 
 def _natural(text: str) -> int:
-    if (number := int(text)) < 0:
+    if not 0 <= (number := int(text)) < 2**32:  # what seeds may be
         raise ValueError
     return number
 
@@ -315,6 +317,8 @@ def _load(options: argparse.Namespace) -> Data:
         raise InputError(
             f"images must be {SMALLEST} pixels or more to a side; got {height}x{width}"
         )
+    if options.shift >= min(height, width):
+        raise InputError(f"--shift {options.shift} moves images of {height}x{width} out of sight")
     if options.batch > count:
         raise InputError(f"--batch {options.batch} is more than the {count} images to train on")
     if options.batch % options.data_parallel:
@@ -328,6 +332,9 @@ def _open(options: argparse.Namespace, console: Console) -> Checkpoints:
     """The checkpoints of `--out`; a run that is not at its end is not thrown away unasked."""
     try:
         options.out.mkdir(parents=True, exist_ok=True)
+        for name, kind in (("checkpoints", Path.is_dir), ("metrics.csv", Path.is_file)):
+            if (options.out / name).exists() and not kind(options.out / name):
+                raise InputError(f"{options.out / name} is in the way: it is none of ours")
         checkpoints = Checkpoints(options.out / "checkpoints")
     except OSError as error:
         raise InputError(f"cannot write to {options.out}: {error.strerror or error}") from None
@@ -421,6 +428,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(options, Console(soft_wrap=True))
     except (InputError, DataError, CheckpointError) as error:
         print(f"lenet: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # no room, or no right to write
+        print(f"lenet: {error}; --resume goes on", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lenet: interrupted; --resume goes on", file=sys.stderr, flush=True)

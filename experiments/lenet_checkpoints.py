@@ -141,6 +141,8 @@ def _damage(directory: Path) -> str:
         return "it was not written to its end"
     except (OSError, ValueError) as error:
         return f"{SUMS}: {error}"
+    if not isinstance(written, dict) or not written:
+        return f"{SUMS} is another"
     if other := [name for name in written if found.get(name) != written[name]]:
         return f"{other[0]} is {'another' if other[0] in found else 'gone'}"
     return ""

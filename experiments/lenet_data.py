@@ -8,6 +8,7 @@ published in it.
 
 import gzip
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -77,7 +78,7 @@ def read_directory(directory: Path) -> Data:
     Raises:
         DataError: for a missing, damaged or unfitting file, in one line that names it.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise DataError(f"{str(directory)!r} is not a directory")
     train, held_out = (_pair(directory, part) for part in ("train", "t10k"))
     sizes = [part.images.shape[1:] for part in (train, held_out)]

@@ -32,8 +32,8 @@ class Module(NamedTuple):
         parameters: entries of those that are its own, and not those of a module within.
         transposed: whether it is a transposed convolution, which multiplies each element of its
             input with each tap; without a stride a trace does not tell it from a convolution.
-        normalizes: whether it keeps statistics, which when in use are constants; the means that
-            they are taken from are not counted as what an output sees.
+        normalizes: whether it is a batch norm, whose statistics when in use are constants; the
+            means that they are taken from are not counted as what an output sees.
     """
 
     kind: str
@@ -182,8 +182,8 @@ def _laxs_algorithms(equation: Any, platform: str) -> tuple[str, ...]:
             return jax.linear_transpose(linear, types_in[operand])(result)
 
         jaxpr = jax.make_jaxpr(gradient)(other, equation.outvars[0].aval).jaxpr
-        backwards = next(e for e in jaxpr.eqns if e.primitive is primitive)
-        names.append(_taken(backwards, platform))
+        backwards = next((e for e in jaxpr.eqns if e.primitive is primitive), None)
+        names.append("lax" if backwards is None else _taken(backwards, platform))
     return tuple(names)
 
 
@@ -295,8 +295,7 @@ class _Walk:
         return results
 
     def _normalizing(self) -> bool:
-        paths = (frame.path for frame in self.frames[1:])
-        return any(self.modules[path].normalizes for path in paths)
+        return len(self.frames) > 1 and self.modules[self.frames[-1].path].normalizes
 
     def _within(
         self, equation: Any, programs: Sequence[Any], values: list[Seen], times: int
@@ -317,10 +316,8 @@ class _Walk:
         self.unclaimed = found[-1][1]
 
     def _count(self, equation: Any, values: list[Seen], result: _Result, times: int) -> None:
-        """A row for an operation, unless what it reads has nothing to do with the inputs."""
+        """A row for an operation."""
         frame = self.frames[-1]
-        if not inputs_of(values):
-            return
         transposed = len(self.frames) > 1 and self.modules[frame.path].transposed
         kind, products, algorithms = _operation(equation, transposed, self.platform)
         row = Row(_name(frame.path, kind), result.shape, 0, products * times, None, algorithms)

@@ -239,7 +239,8 @@ def summary(
         interior outputs', whatever the image is padded with; the means of batch norms do not count.
         Without `jaxconv.accelerate`, operations of lax's are computed by `"lax"`. What runs in a
         `scan` counts as often as it runs, in a `while` loop once, in a `shard_map` for one device,
-        and of the branches of a `cond` that which costs most.
+        and of the branches of a `cond` that which costs most. While it is traced, a module is of a
+        subclass of its class.
 
     Raises:
         TypeError: when `module` is no nnx module that can be called.
@@ -275,7 +276,11 @@ def summary(
 
 
 def _is_shape(value: Any) -> bool:
-    return type(value) is tuple and bool(value) and all(type(size) is int for size in value)
+    if type(value) is not tuple or not value or any(type(size) is not int for size in value):
+        return False
+    if min(value) < 0:
+        raise ValueError(f"inputs must have sizes of 0 or more; got {value}")
+    return True
 
 
 def _is_array(leaf: Any) -> bool:
@@ -302,32 +307,35 @@ def _marked(module: nnx.Module) -> dict[str, _traced_summary.Module]:
     found = {}
     for path, part in owners.items():
         name = ".".join(map(str, path))
+        while name in found:  # of an attribute with a dot in its name
+            name += "'"
         leaves = jax.tree.leaves([v.get_value() for v in owned[path] if isinstance(v, nnx.Param)])
         found[name] = _traced_summary.Module(
             type(part).__name__,
             sum(math.prod(leaf.shape) for leaf in leaves),
             isinstance(part, nnx.ConvTranspose),
-            any(isinstance(value, nnx.BatchStat) for value in owned[path]),
+            isinstance(part, nnx.BatchNorm),
         )
-        part.__class__ = _marking(type(part))
-        part._jaxconv_path = name  # pyright: ignore[reportAttributeAccessIssue]
+        object.__setattr__(part, "__class__", _marking(type(part), name))
     return found
 
 
 @functools.cache
-def _marking(kind: type) -> type:
-    """The class whose calls are marked, each by the path that its object has as an attribute.
+def _marking(kind: type, path: str) -> type:
+    """The class of the module at this path, its calls marked.
 
     A class, and not one object's function in place of `__call__`: where Flax takes modules apart
-    and puts them together again, in `nnx.jit` and the like, classes and attributes stay.
+    and puts them together again, in `nnx.jit` and the like, classes stay.
     """
     call: Callable[..., Any] = kind.__call__
 
     @functools.wraps(call)
     def marked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        _traced_summary.begin(self._jaxconv_path)
-        return _traced_summary.end(self._jaxconv_path, call(self, *args, **kwargs))
+        _traced_summary.begin(path)
+        return _traced_summary.end(path, call(self, *args, **kwargs))
 
     members = {"__call__": marked, "__module__": kind.__module__, "__doc__": kind.__doc__}
     pytree = getattr(kind, "_pytree__is_pytree", False)
-    return type(kind)(kind.__name__, (kind,), members, pytree=pytree)
+    made = type(kind)(kind.__name__, (nnx.Module,), members, pytree=pytree)
+    made.__bases__ = (kind,)  # so that no `__init_subclass__` of theirs runs
+    return made

@@ -439,6 +439,11 @@ def forget(checkpoint):
     shutil.rmtree(checkpoint / "record")
 
 
+def empty(checkpoint):
+    """No sums in the list of them."""
+    (checkpoint / "sha256.json").write_text("{}")
+
+
 def interrupt(checkpoint):
     """Killed after orbax was done, before the sums were written."""
     (checkpoint / "sha256.json").unlink()
@@ -450,6 +455,7 @@ def interrupt(checkpoint):
         (flip, r"state/\S+ is another"),
         (cut, r"state/\S+ is another"),
         (forget, r"record/\S+ is gone"),
+        (empty, "sha256.json is another"),
         (interrupt, "it was not written to its end"),
     ],
 )
@@ -498,6 +504,14 @@ def test_weights_that_are_not_finite_are_not_kept():
         lenet._refuse_what_is_not_finite(losses, spoilt, 88)
 
 
+def test_a_held_out_loss_that_is_not_finite_stops(tmp_path, capsys):
+    options = ("--batch", "1437", "--epochs", "1", "--optimiser", "sgd", "--rate", "1e20")
+    assert lenet.main([*options, "--out", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"lenet: the held-out loss is (nan|inf) after step 1; the last good", line)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["0"]
+
+
 def test_the_step_of_a_nan_is_the_right_one(tmp_path):
     """A NaN in the images of one batch is found at that batch, and the epoch before is kept."""
     data = lenet_data.digits(0)
@@ -530,6 +544,7 @@ def test_a_batch_over_four_devices(tmp_path):
         (("--batch", "10", "--data-parallel", "1000"), "--batch 10 cannot be split over --data"),
         (("--data", "nowhere"), "'nowhere' is not a directory"),
         (("--resume", "--fresh"), "--resume and --fresh exclude each other"),
+        (("--shift", "28"), "--shift 28 moves images of 28x28 out of sight"),
     ],
 )
 def test_bad_input(tmp_path, capsys, options, message):
@@ -548,7 +563,14 @@ def test_small_images_are_refused(tmp_path, capsys):
 
 
 def test_numbers_that_are_none(capsys):
-    for option in ("--epochs=0", "--batch=x", "--rate=nan", "--seed=-1", "--network=vgg"):
+    for option in (
+        "--epochs=0",
+        "--batch=x",
+        "--rate=nan",
+        "--seed=-1",
+        f"--seed={2**32}",
+        "--network=vgg",
+    ):
         with pytest.raises(SystemExit) as stopped:
             lenet.main([option])
         assert stopped.value.code == 2
@@ -601,3 +623,7 @@ def test_a_directory_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert lenet.main(["--out", str(tmp_path / "file")]) == 2
     assert f"cannot write to {tmp_path / 'file'}" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("")
+    assert lenet.main(["--out", str(tmp_path / "run")]) == 2
+    assert f"{tmp_path / 'run' / 'checkpoints'} is in the way" in capsys.readouterr().err

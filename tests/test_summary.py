@@ -856,3 +856,92 @@ def test_signature_of_the_modules_summary():
         for p in inspect.signature(jn.summary).parameters.values()
     ]
     assert str(inspect.Signature(stripped)) == "(module, *inputs, platform=None, **kwargs)"
+
+
+# What other people's modules do.
+
+
+class Counting(nnx.Module):
+    """Statistics of its own, and a mean that is none of theirs."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.seen = nnx.BatchStat(jnp.zeros(()))
+        self.conv = jn.Conv(3, 8, (3, 3), rngs=rngs)
+        self.dense = nnx.Linear(8, 10, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dense(self.conv(x).mean((1, 2)))
+
+
+class Queries(nnx.Module):
+    """A product of nothing but parameters, and one with the input."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.queries = nnx.Param(jnp.ones((2, 4)))
+        self.dense = nnx.Linear(4, 10, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dense(self.queries[...]) @ x
+
+
+REGISTERED: dict[str, type] = {}
+
+
+class Registered(nnx.Module):
+    """Its subclasses are looked up by name, and must say a tag."""
+
+    def __init_subclass__(cls, *, tag: str, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        REGISTERED[cls.__name__] = cls
+
+
+class Strict(Registered, tag="strict"):
+    """Takes no attributes but its own."""
+
+    dense: nnx.Linear
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        object.__setattr__(self, "dense", nnx.Linear(3, 4, rngs=rngs))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "dense":
+            raise AttributeError(f"no {name}")
+        object.__setattr__(self, name, value)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dense(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "multiply_adds"),
+    [
+        (Counting, (1, 8, 8, 3), 8 * 8 * 27 * 8 + 80),
+        (Queries, (10, 5), 2 * 4 * 10 + 2 * 10 * 5),
+        (Strict, (2, 3), 2 * 3 * 4),
+    ],
+)
+def test_modules_as_others_write_them(module: Any, shape: tuple[int, ...], multiply_adds: int):
+    before = dict(REGISTERED)
+    made = module(rngs=nnx.Rngs(0))
+    found = jn.summary(made, shape)
+    assert found.multiply_adds == multiply_adds
+    assert found.parameters == sum(
+        leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param))
+    )
+    assert type(made) is module
+    assert before == REGISTERED
+
+
+def test_a_dot_in_a_name_is_no_path():
+    outer = nnx.Sequential(nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0))))
+    setattr(outer, "layers.0", nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    assert jn.summary(outer, (1, 2)).parameters == 6 + 9
+
+
+@pytest.mark.parametrize("conv", [nnx.Conv, jn.Conv])
+def test_empty_results_have_a_summary(conv: Any):
+    module = conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
+    found = jn.summary(module, (0, 8, 8, 3))
+    assert (found.parameters, found.multiply_adds) == (112, 0)
+    with pytest.raises(ValueError, match=r"^inputs must have sizes of 0 or more; got \(-1, 8"):
+        jn.summary(module, (-1, 8, 8, 3))
