@@ -330,3 +330,14 @@ def test_the_number_of_calls_is_positive(n):
     with pytest.raises(SystemExit) as caught:
         fuzz.main(["--n", n])
     assert caught.value.code == 2
+
+
+def test_what_is_not_finite_may_spread_within_its_image():
+    want = np.array([[[[1.0, np.inf]]], [[[3.0, 4.0]]]])
+    got = np.array([[[[np.nan, np.inf]]], [[[3.0, 4.0]]]])
+    assert fuzz.difference(jnp.asarray(got), want)
+    assert fuzz.difference(jnp.asarray(got), fuzz.spread(got, want, 3)) is None
+    for wrong in (want[::-1], np.where(want == 3, np.nan, want), np.where(want == 1, 2.0, want)):
+        assert fuzz.difference(jnp.asarray(wrong), fuzz.spread(wrong, want, 3))
+    vanished = np.where(np.isinf(want), 7.0, want)
+    assert fuzz.difference(jnp.asarray(vanished), fuzz.spread(vanished, want, 3))

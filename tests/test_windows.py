@@ -398,3 +398,11 @@ def test_unpooling_into_nothing():
     assert jc.max_unpool(*empty, (3,)).tolist() == [[0, 0, 0], [0, 0, 0]]
     traced = jax.jit(lambda y, index: jc.max_unpool(y, index, (2, 0)))
     assert traced(jnp.ones((2, 3, 2)), jnp.ones((2, 3, 2), int)).shape == (2, 2, 0)
+
+
+def test_one_taps_dilation_may_be_any_number():
+    x = jnp.arange(60.0).reshape(2, 1, 5, 6)
+    for dilation in (2**31 - 1, 2**30):
+        y, where = jc.max_pool(x, (1, 1), dilation=(dilation, 2), return_indices=True)
+        np.testing.assert_array_equal(y, x)
+        np.testing.assert_array_equal(where, np.broadcast_to(np.arange(30).reshape(5, 6), x.shape))

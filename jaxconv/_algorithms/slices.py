@@ -139,9 +139,11 @@ def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Ar
 
 
 def steps(geometry: Geometry, axis: int) -> tuple[int, int, int, int]:
+    """Taps, dilation, stride and windows of an axis; one tap has nothing to lie apart from, and its
+    dilation may be any number."""
     return (
         geometry.window[axis],
-        geometry.dilation[axis],
+        geometry.dilation[axis] if geometry.window[axis] > 1 else 1,
         geometry.stride[axis],
         geometry.output[axis],
     )
