@@ -22,7 +22,7 @@ import lenet
 import numpy as np
 from edge_kernel import load_grey
 from flax import nnx
-from gallery_network import SIDE, Disagreement
+from gallery_network import SIDE, DisagreementError
 from gallery_style import encode, style
 from lenet_checkpoints import CheckpointError, Checkpoints
 from lenet_data import Data, Images, digits
@@ -96,7 +96,7 @@ class Material:
         names = ("network", "optimiser", "seed", "data")
         with Checkpoints(directory) as checkpoints:
             about = {name: known[name] for name in names}
-            saved = checkpoints.newest(trainer.start, about, lambda line: self.console.print(line))
+            saved = checkpoints.newest(trainer.start, about, self.console.print)
         if saved is None:
             raise InputError(f"--run: {str(directory)!r} holds no whole checkpoint")
         return trainer.network(saved.state)
@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, CheckpointError) as error:
         print(f"gallery: {error}", file=sys.stderr)
         return 2
-    except Disagreement as error:
+    except DisagreementError as error:
         print(f"gallery: {error}", file=sys.stderr)
         return 1
     return 0
@@ -187,21 +187,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", default=Path(__file__).parent / "figures")
     add("--only", nargs="+", metavar="NAME", help=f"of {', '.join(FIGURES)}")
     add("--run", type=Path, metavar="DIR", help="of lenet.py, whose network is drawn")
-    add("--seed", type=_natural, default=0, help="of the network and of what is held out")
-    add("--epochs", type=_positive, default=Settings().epochs, help="of the network's training")
+    add("--seed", type=lenet.natural, default=0, help="of the network and of what is held out")
+    add(
+        "--epochs", type=lenet.positive, default=Settings().epochs, help="of the network's training"
+    )
     return parser
-
-
-def _natural(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise ValueError
-    return number
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The gallery's figures of a trained LeNet: its kernels, maps, receptive fields, gradients.
 
 Everything that a figure shows and that can be known in two ways is computed in both and compared
-before it is drawn; `Disagreement` tells of a difference.
+before it is drawn; `DisagreementError` tells of a difference.
 """
 
 from typing import Any, NamedTuple
@@ -48,7 +48,7 @@ STEP = 0.2  # of ink, where the step along dX changes it most
 SHOWN = 2  # maps of C3 whose kernels are drawn
 
 
-class Disagreement(Exception):  # noqa: N818
+class DisagreementError(Exception):
     """Two ways to the same numbers that came to different ones."""
 
 
@@ -178,7 +178,8 @@ def seen(network: LeNet, images: np.ndarray, layer: str) -> Seen:
     A rectified unit at zero has no derivative; so all maps of the layer are asked, on all images.
 
     Raises:
-        Disagreement: if the pixels with a derivative are not the rectangle, as far as it is inside.
+        DisagreementError: if the pixels with a derivative are not the rectangle, as far as that is
+            inside.
     """
     place = MIDDLE[layer]
 
@@ -193,7 +194,7 @@ def seen(network: LeNet, images: np.ndarray, layer: str) -> Seen:
     start = tuple(s + place * jump for s, jump in zip(found.start, found.jump, strict=True))
     result = Seen(start, found.size, mean)  # type: ignore[arg-type]
     if not np.array_equal(mean != 0, rectangle(result)):
-        raise Disagreement(f"{layer}'s receptive field is not where its derivatives are")
+        raise DisagreementError(f"{layer}'s receptive field is not where its derivatives are")
     return result
 
 
@@ -266,7 +267,7 @@ def slopes_of_c1(network: LeNet, image: np.ndarray, label: int) -> Slopes:
     """C1's gradients by the notes' closed forms, from its delta.
 
     Raises:
-        Disagreement: if `jax.grad` gives others.
+        DisagreementError: if `jax.grad` gives others.
     """
     x = jnp.asarray(image)[None, ..., None]
     graph, weights = nnx.split(network)
@@ -291,7 +292,7 @@ def slopes_of_c1(network: LeNet, image: np.ndarray, label: int) -> Slopes:
         ("dX", found.input_grad, dx),
     ):
         if float(jnp.abs(ours - theirs).max()) > TOLERANCE * largest(theirs):
-            raise Disagreement(f"{name} by the closed form is not jax.grad's")
+            raise DisagreementError(f"{name} by the closed form is not jax.grad's")
     return found
 
 

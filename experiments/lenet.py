@@ -149,7 +149,7 @@ def train(
     state, history = trainer.start, []
     record = {"about": about(settings, data, len(devices or [0]))}
     if checkpoints and resume:
-        saved = checkpoints.newest(state, record["about"], lambda line: console.print(line))
+        saved = checkpoints.newest(state, record["about"], console.print)
         if saved:
             state, history = saved.state, saved.record["history"]
         console.print(f"going on after step {state.step}" if saved else "starting at step 0")
@@ -243,13 +243,15 @@ def devices_for(number: int) -> list[Any]:
     return found[:number]
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An option that is a count of 1 or more."""
     if (number := int(text)) < 1:
         raise ValueError
     return number
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
+    """An option that is a count, or a seed."""
     if not 0 <= (number := int(text)) < 2**32:  # what seeds may be
         raise ValueError
     return number
@@ -261,10 +263,13 @@ def _rate(text: str) -> float:
     return number
 
 
+# What argparse calls them where it refuses a value.
+positive.__name__, natural.__name__ = "count of 1 or more", "count of 0 or more"
+_rate.__name__ = "finite number of 0 or more"
+
+
 def _parser() -> argparse.ArgumentParser:
     defaults = Settings()
-    _positive.__name__, _natural.__name__ = "count of 1 or more", "count of 0 or more"
-    _rate.__name__ = "finite number of 0 or more"
     parser = argparse.ArgumentParser(
         prog="lenet", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -273,17 +278,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--optimiser", choices=RATES, default=defaults.optimiser, help=usual)
     add("--rate", type=_rate, help="of the first step (sgd: 0.1, adamw: 0.002)")
     add("--decay", type=_rate, help="weight decay (sgd: the notes' lambda, 1e-5; adamw: 0.01)")
-    add("--epochs", type=_positive, default=defaults.epochs, help=usual)
-    add("--batch", type=_positive, default=defaults.batch, help="images to a step (%(default)s)")
+    add("--epochs", type=positive, default=defaults.epochs, help=usual)
+    add("--batch", type=positive, default=defaults.batch, help="images to a step (%(default)s)")
     add(
         "--shift",
-        type=_natural,
+        type=natural,
         default=defaults.shift,
         help="pixels an image moves at most (%(default)s)",
     )
     add(
         "--seed",
-        type=_natural,
+        type=natural,
         default=defaults.seed,
         help="of weights, order, split (%(default)s)",
     )
@@ -297,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--fresh", action="store_true", help="forget the run in --out, finished or not")
-    add("--data-parallel", type=_positive, default=1, metavar="N", help="devices for a batch")
+    add("--data-parallel", type=positive, default=1, metavar="N", help="devices for a batch")
     add("--compare-torch", action="store_true", help="the same run in torch beside it")
     return parser
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lenet_data import Data
-from lenet_training import TESTED_AT_ONCE, Trainer, batches, schedule
+from lenet_training import TESTED_AT_ONCE, Trainer, batches, decays, schedule, steps_of
 from torch.nn import functional
 
 
@@ -80,30 +80,28 @@ def network(trainer: Trainer) -> torch.nn.Module:
     else:
         theirs = AllConvolutional()
     for name, layer in theirs.named_children():
-        kernel, bias = (np.array(value[...]) for value in _weights(getattr(ours, name)))
+        twin = getattr(ours, name)
+        kernel, bias = (np.array(value[...]) for value in (twin.kernel, twin.bias))
         turned = np.moveaxis(kernel, (-1, -2), (0, 1))  # (*window, c_i, c_o) to (c_o, c_i, *window)
         layer.weight.data = torch.from_numpy(np.ascontiguousarray(turned))
         layer.bias.data = torch.from_numpy(bias)
     return theirs
 
 
-def _weights(layer: Any) -> tuple[Any, Any]:
-    return layer.kernel, layer.bias
-
-
 def train(trainer: Trainer, data: Data) -> Run:
     """Train as the trainer would."""
     settings, count = trainer.settings, trainer.count
     model = network(trainer)
-    kernels = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim == 1]
+    kernels = [p for p in model.parameters() if decays(p)]
+    others = [p for p in model.parameters() if not decays(p)]
     if settings.optimiser == "sgd":
         kinds = [{"params": [*kernels, *others]}]
         steps: torch.optim.Optimizer = torch.optim.SGD(kinds, lr=settings.rate)
     else:
         kinds = [{"params": kernels, "weight_decay": settings.decay}, {"params": others}]
         steps = torch.optim.AdamW(kinds, lr=settings.rate, weight_decay=0.0)
-    rates = np.asarray(schedule(settings, count)(np.arange(settings.epochs * count)))
+    total = settings.epochs * steps_of(settings, count)
+    rates = np.asarray(schedule(settings, count)(np.arange(total)))
     by, (height, width) = settings.shift, trainer.size
     framed = torch.from_numpy(np.pad(data.train.images, [(0, 0), (by, by), (by, by)]))
     labels = torch.from_numpy(data.train.labels).long()

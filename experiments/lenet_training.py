@@ -99,9 +99,9 @@ def schedule(settings: Settings, count: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(settings.rate, settings.epochs * steps_of(settings, count))
 
 
-def decays(weights: Any) -> Any:
-    """Which weights decay: kernels, that is, those of more than one axis."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, weights)
+def decays(leaf: Any) -> bool:
+    """Whether a weight does: kernels do, that is, those of more than one axis."""
+    return leaf.ndim > 1
 
 
 def optimiser(settings: Settings, count: int) -> optax.GradientTransformation:
@@ -109,7 +109,7 @@ def optimiser(settings: Settings, count: int) -> optax.GradientTransformation:
     rate = schedule(settings, count)
     if settings.optimiser == "sgd":
         return optax.sgd(rate)
-    return optax.adamw(rate, weight_decay=settings.decay, mask=decays)
+    return optax.adamw(rate, weight_decay=settings.decay, mask=partial(jax.tree.map, decays))
 
 
 class Trainer:
@@ -167,7 +167,7 @@ class Trainer:
         figures = _figures(nnx.merge(self.graph, weights)(images), labels)
         loss = figures.loss
         if self.settings.optimiser == "sgd":
-            kernels = [leaf for leaf in jax.tree.leaves(weights) if leaf.ndim > 1]
+            kernels = filter(decays, jax.tree.leaves(weights))
             loss = loss + self.settings.decay * sum(jnp.sum(kernel**2) for kernel in kernels)
         return loss, Figures(loss, figures.accuracy)
 

@@ -194,7 +194,7 @@ def test_receptive_fields(module, untrained, layer, size, first):
 def test_a_wrong_receptive_field_is_told(module, untrained, monkeypatch):
     network = module("gallery_network")
     monkeypatch.setitem(network.LAYERS, "C1", ((5, 5), 1, 1))
-    with pytest.raises(network.Disagreement, match="C1's receptive field"):
+    with pytest.raises(network.DisagreementError, match="C1's receptive field"):
         network.seen(untrained, np.ones((2, 28, 28), np.float32), "C1")
 
 
@@ -292,7 +292,7 @@ def test_numbers_that_disagree_fail(module, tmp_path, capsys, monkeypatch):
     gallery = module("gallery")
 
     def wrong(_):
-        raise gallery.Disagreement("dW is not dW")
+        raise gallery.DisagreementError("dW is not dW")
 
     monkeypatch.setitem(gallery.FIGURES, "path", wrong)
     assert gallery.main(["--only", "path", "--out", str(tmp_path)]) == 1
