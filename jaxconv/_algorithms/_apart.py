@@ -7,8 +7,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.extend.core import jaxpr_as_fun
+
+#: So many blocks are put together as they are, more in a loop.
+MOST_UNROLLED = 4
 
 Result = TypeVar("Result", Array, list[Array])
 
@@ -50,18 +54,22 @@ def always(*after: Array) -> Array:
 
 
 class Block(NamedTuple):
-    """Some images, and some rows of them."""
+    """Some images, and some rows of them; it begins wherever a loop has it begin."""
 
-    image: int
+    image: Any
     images: int
-    row: int
+    row: Any
     rows: int
 
 
-def cut_up(images: int, height: int, most: int, count: int) -> list[Block]:
-    """All rows of all images in blocks of `most` rows, or in about `count` larger ones."""
-    together = max(most // height, -(-images // count), 1)
-    rows = height if most >= height else max(most, -(-height * images // count), 1)
+def cut_up(images: int, height: int, most: int, count: int | None = None) -> list[Block]:
+    """All rows of all images in blocks of `most` rows, whole images where these have no more; or in
+    `count` larger blocks."""
+    together, rows = most // height, most
+    if count is not None:
+        together = max(together, -(-images // count))
+        rows = max(rows, -(-images * height // count))
+    together, rows = _share(images, together), _share(height, rows)
     return [
         Block(image, min(together, images - image), row, min(rows, height - row))
         for image in range(0, images, together)
@@ -69,19 +77,81 @@ def cut_up(images: int, height: int, most: int, count: int) -> list[Block]:
     ]
 
 
-def in_turn(function: Callable[..., Array], blocks: Sequence[Block], *operands: Any) -> list[Array]:
-    """`function(block, *operands)` of each, one after the other: XLA would hold what they all need
-    at once."""
+def _share(size: int, most: int) -> int:
+    """At most so many at once, all shares the same if that takes less than twice as many."""
+    most = min(max(most, 1), size)
+    even = (share for share in range(most, most // 2, -1) if size % share == 0)
+    return next(even, -(-size // -(-size // most)))
+
+
+def taken(
+    array: Array, block: Block, axis: int, start: Any = None, rows: int | None = None
+) -> Array:
+    """A block's images, and its rows along an axis, or others."""
+    starts, sizes = [0] * array.ndim, list(array.shape)
+    starts[0], sizes[0] = block.image, block.images
+    starts[axis] = block.row if start is None else start
+    sizes[axis] = block.rows if rows is None else rows
+    if all(isinstance(at, int) for at in starts):
+        return lax.slice(array, starts, [at + n for at, n in zip(starts, sizes, strict=True)])
+    return lax.dynamic_slice(array, [jnp.asarray(at, jnp.int32) for at in starts], sizes)
+
+
+def summed(function: Callable[..., Any], blocks: Sequence[Block], *operands: Any) -> Any:
+    """`function(block, *operands)` of all blocks, one after the other, added up."""
+    if len(blocks) == 1:
+        return function(blocks[0], *operands)
+    like = jax.eval_shape(lambda: function(blocks[0], *operands))
+    zeros = jax.tree.map(lambda part: jnp.zeros(part.shape, part.dtype), like)
+
+    def add(sums: Any, block: Block) -> Any:
+        return jax.tree.map(operator.add, sums, function(block, *operands))
+
+    return _in_turn(add, blocks, zeros)
+
+
+def collected(
+    function: Callable[..., Array], blocks: Sequence[Block], axis: int, *operands: Any
+) -> Array:
+    """`function(block, *operands)` of all blocks, one after the other, put together: their rows are
+    along an axis, as many results to each."""
+    if len(blocks) == 1:
+        return function(blocks[0], *operands)
+    if len(blocks) <= MOST_UNROLLED:
+        return _unrolled(function, blocks, axis, *operands)
+    like = jax.eval_shape(lambda: function(blocks[0], *operands))
+    shape, each = list(like.shape), like.shape[axis] // blocks[0].rows
+    shape[0] = max(block.image + block.images for block in blocks)
+    shape[axis] = max(block.row + block.rows for block in blocks) * each
+
+    def put(whole: Array, block: Block) -> Array:
+        starts = [jnp.int32(0)] * len(shape)
+        starts[0], starts[axis] = block.image, block.row * each
+        return lax.dynamic_update_slice(whole, function(block, *operands), starts)
+
+    return _in_turn(put, blocks, jnp.zeros(shape, like.dtype))
+
+
+def _unrolled(
+    function: Callable[..., Array], blocks: Sequence[Block], axis: int, *operands: Any
+) -> Array:
+    images: dict[int, list[Array]] = {}
     results: list[Array] = []
     for block in blocks:
         compute = functools.partial(function, block)
         results.append(apart(compute, *operands, after=results[-1:]))
-    return results
-
-
-def put_together(blocks: Sequence[Block], results: Sequence[Array], axis: int) -> Array:
-    """The blocks' results, whose rows are along `axis`, as one array."""
-    images: dict[int, list[Array]] = {}
-    for block, result in zip(blocks, results, strict=True):
-        images.setdefault(block.image, []).append(result)
+        images.setdefault(block.image, []).append(results[-1])
     return lax.concatenate([lax.concatenate(rows, axis) for rows in images.values()], 0)
+
+
+def _in_turn(step: Callable[[Any, Block], Any], blocks: Sequence[Block], carry: Any) -> Any:
+    """Blocks of one size in a loop: XLA would compile each, and hold what they all need at once."""
+    for images, rows in dict.fromkeys((block.images, block.rows) for block in blocks):
+        alike = [b for b in blocks if (b.images, b.rows) == (images, rows)]
+        starts = np.asarray([(block.image, block.row) for block in alike], np.int32)
+
+        def body(carry: Any, at: Array, images: int = images, rows: int = rows) -> Any:
+            return step(carry, Block(at[0], images, at[1], rows)), None
+
+        carry, _ = lax.scan(body, carry, starts)
+    return carry

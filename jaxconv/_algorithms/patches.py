@@ -11,6 +11,7 @@ A block is no larger than operands and result, and within what the C library kee
 long runs are copied.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -20,13 +21,12 @@ from jax import Array, lax
 from .._form import Problem
 from . import taps
 from ._algorithm import Algorithm
-from ._apart import Block, apart, cut_up, in_turn, put_together
+from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import (
     as_output,
     blocks,
     channels_first,
     channels_last,
-    cut,
     read_frames,
     residue_cut,
     residues,
@@ -35,8 +35,8 @@ from ._frame import (
     total,
 )
 
-#: Bytes of a block, and blocks at most, as each is compiled by itself.
-MOST_BYTES, MOST_BLOCKS = 7 * 2**20, 8
+#: Bytes of a block.
+MOST_BYTES = 7 * 2**20
 #: Fewer input channels than this are not worth being last.
 FEWEST_LANES = 16
 #: Taps that are written out one by one.
@@ -82,35 +82,44 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     c_o, _, _ = layout.split_kernel(w.shape)
     matrix = w.reshape((-1, c_o) if last else (c_o, -1))
 
-    def rows(block: Block, *xs: Array) -> Array:
-        patches = _written_out(problem, block, xs)
+    def products(block: Block, patches: Array) -> Array:
         pairs = [(part, matrix) if last else (matrix, part) for part in _matrices(patches, last)]
         images = [_dot(problem, *pair, (1, 0)) for pair in pairs]
         shape = layout.image((block.images,), c_o, (block.rows, *sizes[1:]))
         return jnp.stack(images).reshape(shape)
 
+    def results(block: Block, *xs: Array) -> Array:
+        part = _part(problem, block, xs)
+        patches = apart(functools.partial(_written_out, problem, block.rows), part)
+        return apart(functools.partial(products, block), patches)
+
     parts = _blocks(problem, x.shape[0])
-    results = in_turn(rows, parts, *_read(problem, x))
-    return put_together(parts, results, 1 if last else 2).astype(result_dtype(problem))
+    y = collected(results, parts, 1 if last else 2, *_read(problem, x))
+    return y.astype(result_dtype(problem))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     layout, y = problem.form.layout, y.astype(sum_dtype(problem))
     last, c_o = layout.channels_last, layout.channels(y.shape)
 
-    def products(block: Block, *operands: Array) -> Array:
-        *xs, y = operands
-        y = cut(
-            y, [(0, block.image, block.images, 1), (1 if last else 2, block.row, block.rows, 1)]
-        )
-        matrices = _matrices(_written_out(problem, block, xs), last)
-        errors = [
-            part.reshape((-1, c_o) if last else (c_o, -1)) for part in jnp.split(y, len(matrices))
-        ]
-        axes = (0, 0) if last else (1, 1)
-        return total([_dot(problem, *pair, axes) for pair in zip(errors, matrices, strict=True)])
+    def turned(y: Array) -> Array:
+        return y.reshape(-1, c_o).T
 
-    w = total(in_turn(products, _blocks(problem, x.shape[0]), *_read(problem, x), y))
+    def products(patches: Array, errors: Array) -> Array:
+        matrices = _matrices(patches, last)
+        if last:
+            return _dot(problem, errors, matrices[0], (1, 0))
+        parts = [part.reshape(c_o, -1) for part in jnp.split(errors, len(matrices))]
+        pairs = zip(parts, matrices, strict=True)
+        return total([_dot(problem, *pair, (1, 1)) for pair in pairs])
+
+    def results(block: Block, y: Array, *xs: Array) -> Array:
+        errors = taken(y, block, 1 if last else 2)
+        part = _part(problem, block, xs)
+        patches = apart(functools.partial(_written_out, problem, block.rows), part)
+        return apart(products, patches, apart(turned, errors) if last else errors)
+
+    w = summed(results, _blocks(problem, x.shape[0]), y, *_read(problem, x))
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
     return (w.T if last else w).reshape(shape).astype(result_dtype(problem))
 
@@ -123,7 +132,7 @@ def _blocks(problem: Problem, images: int) -> list[Block]:
     result = form.result_shape(problem.projection, *shapes)
     given = sum(math.prod(shape) for shape in (*shapes, result)) * width
     row = math.prod((inputs, *form.geometry.window, *rest)) * width
-    return cut_up(images, height, max(1, min(MOST_BYTES, given) // row), MOST_BLOCKS)
+    return cut_up(images, height, min(MOST_BYTES, given + given // 4) // row)
 
 
 def _read(problem: Problem, x: Array) -> list[Array]:
@@ -133,7 +142,17 @@ def _read(problem: Problem, x: Array) -> list[Array]:
     return apart(lambda x: residues(x, frames, stride), x.astype(sum_dtype(problem)))
 
 
-def _written_out(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
+def _part(problem: Problem, block: Block, xs: Sequence[Array]) -> list[Array]:
+    """What a block reads, along an axis that may be the one that is taken apart."""
+    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    first, s = 1 if last else 2, geometry.stride[0]
+    reach = (geometry.window[0] - 1) * geometry.dilation[0]
+    if geometry.rank == 1 and not last:
+        s, reach = 1, reach // s
+    return [taken(x, block, first, block.row * s, (block.rows - 1) * s + reach + 1) for x in xs]
+
+
+def _written_out(problem: Problem, rows: int, xs: Sequence[Array]) -> Array:
     """The patches of a block, `(n, *positions, patch)` or `(n, patch, *positions)`.
 
     There is one x for each residue of the last axis by its stride where positions are last.
@@ -142,12 +161,9 @@ def _written_out(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
     first = 1 if last else 2
 
     def read(tap: tuple[int, ...]) -> Array:
-        cuts = [(0, block.image, block.images, 1)]
-        axes = zip(tap, geometry.dilation, geometry.output, geometry.stride, strict=True)
-        for number, (a, d, m, s) in enumerate(axes):
-            start, count = (a * d, m) if number else (a * d + block.row * s, block.rows)
-            cuts.append((first + number, start, count, s))
-        return residue_cut(xs, cuts)
+        counts = (rows, *geometry.output[1:])
+        axes = enumerate(zip(tap, geometry.dilation, counts, geometry.stride, strict=True))
+        return residue_cut(xs, [(first + axis, a * d, m, s) for axis, (a, d, m, s) in axes])
 
     at = 1 + geometry.rank if last else 2
     patches = _stacked(read, geometry.window, at)

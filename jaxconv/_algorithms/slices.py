@@ -26,7 +26,7 @@ from .._arrays import HALF, accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._apart import apart, cut_up, in_turn, put_together
+from ._apart import MOST_UNROLLED, apart, collected, cut_up, taken
 from ._frame import (
     Frame,
     cut,
@@ -44,8 +44,8 @@ from .reduce_window import lowest
 MOST_TAPS = 16
 #: Frames of more bytes than this are taken in parts: the C library takes blocks of 32 MiB and more
 #: fresh from the system each time, and gives such back that it has much of, which costs more than
-#: to fill them. In so many parts at most, as each is compiled.
-MOST_BYTES, MOST_PARTS = 2**23, 4
+#: to fill them.
+MOST_BYTES = 2**23
 
 Combine = Callable[[Any, Any], Any]
 
@@ -109,11 +109,8 @@ def in_parts(
     """
     n, held = x.shape[0], math.prod(x.shape) * x.dtype.itemsize
     copied |= any(low > 0 or high > 0 for low, high in problem.form.geometry.padding)
-    parts = cut_up(n, 1, max(1, n * MOST_BYTES // held), MOST_PARTS)
-    if not copied or len(parts) == 1:
-        return function(x)
-    results = in_turn(lambda part, x: function(x[part.image :][: part.images]), parts, x)
-    return put_together(parts, results, 1)
+    parts = cut_up(n, 1, n * MOST_BYTES // held if copied else n, MOST_UNROLLED)
+    return collected(lambda part, x: function(taken(x, part, 1, 0, x.shape[1])), parts, 1, x)
 
 
 def is_whole(geometry: Geometry) -> bool:

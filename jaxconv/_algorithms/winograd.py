@@ -26,7 +26,7 @@ from jax import Array, lax
 
 from .._form import Problem
 from ._algorithm import Algorithm
-from ._apart import Block, apart, cut_up, in_turn, put_together
+from ._apart import MOST_UNROLLED, Block, apart, collected, cut_up, summed, taken
 from ._frame import (
     Frame,
     as_output,
@@ -45,9 +45,9 @@ B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
 G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
 A = ((1, 0), (1, 1), (1, -1), (0, -1))
 POINTS = tuple(itertools.product(range(4), range(4)))
-#: What is held at once before the batch is taken in parts: bytes, see `slices.MOST_BYTES`, and
-#: elements over those of the operands.
-MOST_BYTES, MOST_HELD, MOST_PARTS = 2**24, 2, 3
+#: Bytes that are held at once before tiles are taken in parts, see `slices.MOST_BYTES`: those of a
+#: kernel gradient, which are best in the shared cache, half of an output's.
+MOST_BYTES = 2**23
 
 
 def refuses(problem: Problem) -> str | None:
@@ -85,79 +85,67 @@ ALGORITHM = Algorithm(
 def parts(problem: Problem) -> list[Block]:
     """Images and rows of tiles taken together, so that none holds too much."""
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    kernel_grad = problem.projection == "kernel_grad"
-    held = inputs + outputs if kernel_grad else max(inputs, outputs)
-    height, width = (-(-m // 2) for m in _results(problem))
+    geometry, most = problem.form.geometry, MOST_BYTES // sum_dtype(problem).itemsize
+    results = geometry.spatial if problem.projection == "input_grad" else geometry.output
+    height, width = (-(-m // 2) for m in results)
     given = sum(math.prod(shape) for shape in problem.shapes)
-    most = min(MOST_BYTES // sum_dtype(problem).itemsize, MOST_HELD * given)
-    return cut_up(problem.shapes[0][0], height, most // (16 * width * held), MOST_PARTS)
-
-
-def _results(problem: Problem) -> tuple[int, ...]:
-    """The spatial sizes that tiles are counted on."""
-    geometry = problem.form.geometry
-    return geometry.spatial if problem.projection == "input_grad" else geometry.output
+    if problem.projection == "kernel_grad":
+        most, count, held = min(most, given), None, inputs + outputs
+    else:
+        most, count, held = 2 * min(most, given), MOST_UNROLLED, max(inputs, outputs)
+    return cut_up(problem.shapes[0][0], height, most // (16 * width * held), count)
 
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
     dtype = sum_dtype(problem)
     g = jnp.asarray(G, dtype)
     u = jnp.einsum("ia,jb,abcd->ijcd", g, g, w.astype(dtype), precision=lax.Precision.HIGHEST)
-    tiles = parts(problem)
-    results = in_turn(functools.partial(_output_of, problem), tiles, x.astype(dtype), u)
-    y = put_together(tiles, results, 1)
+    part = functools.partial(_output_of, problem)
+    y = collected(part, parts(problem), 1, x.astype(dtype), u)
     sizes = [Frame(1 + axis, 0, m) for axis, m in enumerate(problem.form.geometry.output)]
     return framed(y, sizes).astype(result_dtype(problem))
 
 
 def _output_of(problem: Problem, part: Block, x: Array, u: Array) -> Array:
     """The outputs of some tiles, from the transformed kernel `(4, 4, c_i, c_o)`."""
-    tiles, (c_i, c_o) = (part.rows, _columns(problem)), u.shape[2:]
-    x = _read(problem, part, x)
-    products = [
-        jnp.matmul(
-            _tile_points(x, i, j, tiles).reshape(-1, c_i), u[i, j], precision=problem.form.precision
-        )
-        for i, j in POINTS
-    ]
+    tiles = (part.rows, _columns(problem))
+    points = _points(tiles, _read(problem, x[part.image :][: part.images], part))
+    products = _products(problem, points, [u[at] for at in POINTS])
     quarters = [
         [_weighted([A[i][p] * A[j][q] for i, j in POINTS], products) for q in range(2)]
         for p in range(2)
     ]
-    shape = (x.shape[0], *tiles, c_o)
-    rows = [jnp.stack([part.reshape(shape) for part in row], 3) for row in quarters]
-    return jnp.stack(rows, 2).reshape(x.shape[0], 2 * tiles[0], 2 * tiles[1], c_o)
+    shape = (part.images, *tiles, u.shape[-1])
+    rows = [jnp.stack([quarter.reshape(shape) for quarter in row], 3) for row in quarters]
+    return jnp.stack(rows, 2).reshape(shape[0], 2 * tiles[0], 2 * tiles[1], shape[-1])
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
-    dtype, products = sum_dtype(problem), functools.partial(_products, problem)
-    stacked = total(in_turn(products, parts(problem), x.astype(dtype), y.astype(dtype)))
+    dtype = sum_dtype(problem)
+    whole = Block(0, x.shape[0], 0, -(-problem.form.geometry.output[0] // 2))
+    x, y = _read(problem, x.astype(dtype), whole), _even(problem, y.astype(dtype))
+    sums = summed(functools.partial(_kernel_grad_of, problem), parts(problem), x, y)
     g = jnp.asarray(G, dtype)
-    w = jnp.einsum(
-        "ia,jb,ijcd->abcd",
-        g,
-        g,
-        stacked.reshape(4, 4, x.shape[-1], y.shape[-1]),
-        precision=lax.Precision.HIGHEST,
-    )
+    shape = (4, 4, y.shape[-1], x.shape[-1])
+    sums = jnp.stack(sums).reshape(shape)
+    w = jnp.einsum("ia,jb,ijdc->abcd", g, g, sums, precision=lax.Precision.HIGHEST)
     return w.astype(result_dtype(problem))
 
 
-def _products(problem: Problem, part: Block, x: Array, y: Array) -> Array:
-    """`(B x B')_ij (A y A')_ij`, summed over some tiles, for each point ij."""
-    tiles, quarters = (part.rows, _columns(problem)), tuple(itertools.product(range(2), range(2)))
-    x, products = _read(problem, part, x), []
-    y = y[part.image :][: part.images]
-    y = framed(y, [Frame(1, 2 * part.row, 2 * part.rows), Frame(2, 0, 2 * tiles[1])])
-    for i, j in POINTS:
-        points = _tile_points(x, i, j, tiles).reshape(-1, x.shape[-1])
-        errors = _weighted(
-            [A[i][p] * A[j][q] for p, q in quarters],
-            [_every_second(y, p, q, tiles) for p, q in quarters],
-        )
-        errors = errors.reshape(-1, y.shape[-1])
-        products.append(jnp.matmul(points.T, errors, precision=problem.form.precision))
-    return jnp.stack(products)
+def _kernel_grad_of(problem: Problem, part: Block, x: Array, y: Array) -> list[Array]:
+    """`(A y A')_ij' (B x B')_ij`, summed over some tiles, for each point ij."""
+    tiles = (part.rows, _columns(problem))
+    quarters = apart(_quarters, taken(y, part, 1, 2 * part.row, 2 * part.rows))
+    points = apart(
+        functools.partial(_points, tiles), taken(x, part, 1, 2 * part.row, 2 * part.rows + 2)
+    )
+    errors = apart(_errors, quarters)
+    return apart(functools.partial(_products, problem), errors, points)
+
+
+def _products(problem: Problem, lefts: Sequence[Array], rights: Sequence[Array]) -> list[Array]:
+    pairs = zip(lefts, rights, strict=True)
+    return [jnp.matmul(left, right, precision=problem.form.precision) for left, right in pairs]
 
 
 def _columns(problem: Problem) -> int:
@@ -165,24 +153,45 @@ def _columns(problem: Problem) -> int:
     return -(-problem.form.geometry.output[1] // 2)
 
 
-def _read(problem: Problem, part: Block, x: Array) -> Array:
-    """What some tiles read of x."""
+def _read(problem: Problem, x: Array, part: Block) -> Array:
+    """What some rows of tiles read of x."""
     (above, _), (left, _) = problem.form.geometry.padding
     rows = Frame(1, 2 * part.row - above, 2 * part.rows + 2)
     columns = Frame(2, -left, 2 * _columns(problem) + 2)
-    return apart(lambda x: padded(x, [rows, columns]), x[part.image :][: part.images])
+    return apart(lambda x: padded(x, [rows, columns]), x)
 
 
-def _every_second(image: Array, row: int, column: int, tiles: tuple[int, int]) -> Array:
-    return cut(image, [(1, row, tiles[0], 2), (2, column, tiles[1], 2)])
+def _even(problem: Problem, y: Array) -> Array:
+    """y with zeros up to whole tiles."""
+    sizes = enumerate(problem.form.geometry.output)
+    return framed(y, [Frame(1 + axis, 0, m + m % 2) for axis, m in sizes])
+
+
+def _points(tiles: tuple[int, int], x: Array) -> list[Array]:
+    """(B d B')_ij of every tile d of x: `(tiles, c)` for each point."""
+    return [_tile_points(x, i, j, tiles).reshape(-1, x.shape[-1]) for i, j in POINTS]
 
 
 def _tile_points(x: Array, i: int, j: int, tiles: tuple[int, int]) -> Array:
-    """(B d B')_ij of every tile d."""
     used = [(a, b) for a, b in POINTS if B[i][a] and B[j][b]]
-    return _weighted(
-        [B[i][a] * B[j][b] for a, b in used], [_every_second(x, a, b, tiles) for a, b in used]
-    )
+    read = [cut(x, [(1, a, tiles[0], 2), (2, b, tiles[1], 2)]) for a, b in used]
+    return _weighted([B[i][a] * B[j][b] for a, b in used], read)
+
+
+def _quarters(y: Array) -> Array:
+    """y's tiles, positions last: `(2, 2, c, tiles)`."""
+    n, height, width, c = y.shape
+    y = y.reshape(n, height // 2, 2, width // 2, 2, c)
+    return y.transpose(2, 4, 5, 0, 1, 3).reshape(2, 2, c, -1)
+
+
+def _errors(quarters: Array) -> list[Array]:
+    """(A e A')_ij of every tile e: `(c, tiles)` for each point."""
+    places = tuple(itertools.product(range(2), range(2)))
+    return [
+        _weighted([A[i][p] * A[j][q] for p, q in places], [quarters[at] for at in places])
+        for i, j in POINTS
+    ]
 
 
 def _weighted(weights: Sequence[float], arrays: Sequence[Array]) -> Array:
