@@ -116,17 +116,42 @@ def _is_winograds(problem: Problem) -> bool:
 
 
 @_for_cpu
+def _is_narrow(problem: Problem) -> bool:
+    """A few channels each way, or fewer results than what is summed, so that patches written out
+    along all axes but one, and as many results, are less than whole patches."""
+    geometry, projection = problem.form.geometry, problem.projection
+    _, inputs, outputs = blocks(problem.form, problem.shapes, projection)
+    results, summed = (inputs, outputs) if projection == "input_grad" else (outputs, inputs)
+    taps, forwards = math.prod(geometry.window), projection != "kernel_grad"
+    if sum_dtype(problem) != np.float32:
+        return False
+    if geometry.rank == 1:
+        return results <= 2 and summed >= 16 and taps >= 5
+    if geometry.rank == 3:
+        few = max(results, summed) <= (48 if forwards else 32)
+        return min(results, summed) >= 8 and few and (forwards or results <= summed)
+    if taps < 9 or results > 64 or summed < 8 or (results <= 4 and taps < 25):
+        return False
+    if forwards:
+        return results < 2 * summed
+    return 2 * results <= summed or (taps >= 25 and max(results, summed) <= 32)
+
+
+@_for_cpu
 def _is_first_layer(problem: Problem) -> bool:
     """An image's own few channels: XLA:CPU gathers their patches one number at a time, the more so
     with a stride; channels last, where results would have to be moved, only then."""
     geometry, last = problem.form.geometry, problem.form.layout.channels_last
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     taps, strided = math.prod(geometry.window), geometry.stride != (1,) * geometry.rank
-    if geometry.rank != 2 or inputs > 4 or outputs < 16 or not 9 <= taps <= 64:
+    if geometry.rank != 2 or inputs > 15 or outputs < 16 or not 9 <= taps <= 64:
         return False
     if problem.projection == "kernel_grad":
-        return taps >= 25
-    return problem.projection == "output" and (not last or (strided and outputs <= 32))
+        return inputs <= 4 and taps >= 25
+    if problem.projection == "input_grad":
+        return False
+    few = inputs >= 5 and not strided and outputs >= 2 * inputs
+    return few or (inputs <= 4 and (not last or (strided and outputs <= 32)))
 
 
 @_for_cpu
@@ -137,23 +162,23 @@ def _is_written_out(problem: Problem) -> bool:
     _, inputs, outputs = blocks(problem.form, problem.shapes, projection)
     least, taps = min(inputs, outputs), math.prod(geometry.window)
     dtype = sum_dtype(problem)
-    if dtype.kind != "f" or geometry.rank == 1 or least < 8:
+    if dtype.kind != "f" or geometry.rank == 1 or least < (6 if projection == "kernel_grad" else 8):
         return False
     if geometry.rank == 2 and dtype in DOUBLE:
         return False
     backwards = projection == "input_grad"
-    results, summed = (inputs, outputs) if backwards else (outputs, inputs)
+    summed = outputs if backwards else inputs
     if geometry.rank == 3:
         positions = geometry.spatial if backwards else geometry.output
         size = problem.shapes[0][0] * math.prod(positions) * taps * summed
         return summed * taps <= 512 and size <= 2**21  # more take blocks that compile for seconds
     strided, dilated = (steps != (1, 1) for steps in (geometry.stride, geometry.dilation))
     if projection == "kernel_grad":
-        few = strided and taps <= 9
+        few, positions = strided and taps <= 9, math.prod(geometry.output)
+        if not strided and not dilated and 9 <= taps <= 25:
+            return positions >= (400 if taps == 9 or max(inputs, outputs) <= 32 else 8000)
         return least >= 16 and taps >= 9 and (few or (dilated and least >= 64) or taps >= 49)
-    strided &= taps <= 9 and outputs <= 128
-    narrow = results <= 64 and summed * taps >= 512 and (summed <= 64 or taps >= 25)
-    return least >= 16 and taps >= 9 and (strided or narrow)
+    return least >= 16 and taps >= 9 and strided and taps <= 9 and outputs <= 128
 
 
 @_for_cpu
@@ -189,6 +214,7 @@ TABLE: tuple[Row, ...] = (
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
     Row("winograd", _is_winograds, "3x3: 16 products for 36"),
+    Row("kn2row", _is_narrow, "few channels: the taps of one axis as channels of the product"),
     Row("patches", _is_first_layer, "few channels in: windows written out, one product for all"),
     Row("patches", _is_written_out, "windows written out in blocks, one product for all taps"),
     Row("phases", _is_strided_gradient, "a strided input gradient as one of stride 1 on residues"),

@@ -148,7 +148,7 @@ def _in_turn(step: Callable[[Any, Block], Any], blocks: Sequence[Block], carry: 
     """Blocks of one size in a loop: XLA would compile each, and hold what they all need at once."""
     for images, rows in dict.fromkeys((block.images, block.rows) for block in blocks):
         alike = [b for b in blocks if (b.images, b.rows) == (images, rows)]
-        starts = np.asarray([(block.image, block.row) for block in alike], np.int32)
+        starts = jnp.asarray([(block.image, block.row) for block in alike], np.int32)
 
         def body(carry: Any, at: Array, images: int = images, rows: int = rows) -> Any:
             return step(carry, Block(at[0], images, at[1], rows)), None

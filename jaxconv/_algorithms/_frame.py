@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +28,10 @@ from ._apart import always, apart
 _RECORD: contextvars.ContextVar[list[tuple[str, str]] | None] = contextvars.ContextVar(
     "record", default=None
 )
+
+#: Bytes of a block that is written out: what a cache of 32 MiB that others use too still keeps, and
+#: what is little anywhere.
+MOST_BLOCK, LEAST_BLOCK = 7 * 2**20, 2**22
 
 Compute = Callable[[Problem, Array, Array], Array]
 
@@ -256,6 +261,14 @@ def _in_layout(last: bool, problem: Problem, compute: Compute, a: Array, b: Arra
 
 channels_first = functools.partial(_in_layout, False)
 channels_last = functools.partial(_in_layout, True)
+
+
+def block_bytes(problem: Problem) -> int:
+    """How large a block of what is written out may be: as large as operands and result, but neither
+    so small that blocks cost more than they save, nor too large for the shared cache."""
+    result = problem.form.result_shape(problem.projection, *problem.shapes)
+    given = sum(math.prod(shape) for shape in (*problem.shapes, result))
+    return min(MOST_BLOCK, max(given * sum_dtype(problem).itemsize, LEAST_BLOCK))
 
 
 def as_output(problem: Problem, compute: Compute, y: Array, w: Array) -> Array:

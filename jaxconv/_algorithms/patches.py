@@ -24,6 +24,7 @@ from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import (
     as_output,
+    block_bytes,
     blocks,
     channels_first,
     channels_last,
@@ -35,10 +36,8 @@ from ._frame import (
     total,
 )
 
-#: Bytes of a block.
-MOST_BYTES = 7 * 2**20
 #: Fewer input channels than this are not worth being last.
-FEWEST_LANES = 16
+FEWEST_LANES = 6
 #: Taps that are written out one by one.
 MOST_TAPS = 128
 
@@ -126,13 +125,10 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 
 def _blocks(problem: Problem, images: int) -> list[Block]:
     """All images and rows, in as few blocks as the limits allow."""
-    form, width = problem.form, sum_dtype(problem).itemsize
-    (height, *rest), shapes = form.geometry.output, problem.shapes
-    _, inputs, _ = blocks(form, shapes, problem.projection)
-    result = form.result_shape(problem.projection, *shapes)
-    given = sum(math.prod(shape) for shape in (*shapes, result)) * width
-    row = math.prod((inputs, *form.geometry.window, *rest)) * width
-    return cut_up(images, height, min(MOST_BYTES, given + given // 4) // row)
+    (height, *rest), window = problem.form.geometry.output, problem.form.geometry.window
+    _, inputs, _ = blocks(problem.form, problem.shapes, problem.projection)
+    row = math.prod((inputs, *window, *rest)) * sum_dtype(problem).itemsize
+    return cut_up(images, height, block_bytes(problem) // row)
 
 
 def _read(problem: Problem, x: Array) -> list[Array]:
@@ -166,17 +162,17 @@ def _written_out(problem: Problem, rows: int, xs: Sequence[Array]) -> Array:
         return residue_cut(xs, [(first + axis, a * d, m, s) for axis, (a, d, m, s) in axes])
 
     at = 1 + geometry.rank if last else 2
-    patches = _stacked(read, geometry.window, at)
+    patches = stacked(read, geometry.window, at)
     return lax.collapse(patches, at if last else 1, at + geometry.rank + (1 if last else 0))
 
 
-def _stacked(read: Callable[..., Array], window: Sequence[int], axis: int) -> Array:
+def stacked(read: Callable[..., Array], window: Sequence[int], axis: int) -> Array:
     """What is read at all taps, with the window's axes from `axis` on; the last one outermost, in
     which order XLA:CPU fills blocks in less time."""
     if not window:
         return read(())
     *others, last = window
-    parts = [_stacked(lambda tap, a=a: read((*tap, a)), others, axis) for a in range(last)]
+    parts = [stacked(lambda tap, a=a: read((*tap, a)), others, axis) for a in range(last)]
     return jnp.stack(parts, axis + len(others))
 
 
