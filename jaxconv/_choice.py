@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._algorithms import REGISTER, Algorithm, winograd
-from ._algorithms._frame import blocks, sum_dtype
+from ._algorithms import REGISTER, Algorithm, patches, winograd
+from ._algorithms._frame import block_bytes, blocks, sum_dtype
 from ._form import PROJECTIONS, Problem
 from ._geometry import Partition
 
@@ -70,13 +70,34 @@ def _for_cpu(fits: Callable[[Problem], bool]) -> Callable[[Problem], bool]:
 
 
 @_for_cpu
+def _is_cut_up(problem: Problem) -> bool:
+    """Windows that do not overlap, of three axes, which XLA:CPU is slow to reorder."""
+    geometry = problem.form.geometry
+    apart = problem.projection == "output" and geometry.window == geometry.stride
+    return apart and geometry.rank == 3 and 1 < math.prod(geometry.window) <= 64
+
+
+@_for_cpu
 def _is_slim(problem: Problem) -> bool:
     """So few channels, to a group or in all, that a matrix product has nothing to share."""
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     if problem.projection == "kernel_grad" and groups == 1:
         return inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
-    results = inputs if problem.projection == "input_grad" else outputs
-    return inputs * outputs <= 64 and (groups > 1 or results <= 16)
+    backwards, strides = problem.projection == "input_grad", problem.form.geometry.stride
+    if groups == 1 and backwards and max(strides) > 1 and _widths(problem)[2] >= 25:
+        return False
+    return inputs * outputs <= 64 and (groups > 1 or (inputs if backwards else outputs) <= 16)
+
+
+@_for_cpu
+def _is_between(problem: Problem) -> bool:
+    """Groups of too many channels for loops, and too few for products of their own."""
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    geometry = problem.form.geometry
+    few = groups >= 4 and 64 <= inputs * outputs <= 128
+    plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32
+    taken = not problem.form.layout.channels_last or _positions(problem) >= 400
+    return few and plain and taken and 9 <= math.prod(geometry.window) <= 25
 
 
 @_for_cpu
@@ -89,8 +110,9 @@ def _is_strided_gradient(problem: Problem) -> bool:
     odd = any(k % s for k, s in zip(geometry.window, geometry.stride, strict=True))
     if geometry.rank == 1:
         return inputs >= 16
-    large = inputs >= 64 and odd and math.prod(geometry.output) >= 784
-    return geometry.rank == 3 or inputs <= 16 or large
+    positions = math.prod(geometry.output)
+    few = inputs <= 16 and positions * problem.shapes[0][0] >= 2048
+    return geometry.rank == 3 or few or (inputs >= 64 and odd and positions >= 784)
 
 
 @_for_cpu
@@ -115,70 +137,87 @@ def _is_winograds(problem: Problem) -> bool:
     return max(inputs, outputs) <= 96 and tiles >= 1024 and len(winograd.parts(problem)) <= 2
 
 
-@_for_cpu
-def _is_narrow(problem: Problem) -> bool:
-    """A few channels each way, or fewer results than what is summed, so that patches written out
-    along all axes but one, and as many results, are less than whole patches."""
-    geometry, projection = problem.form.geometry, problem.projection
-    _, inputs, outputs = blocks(problem.form, problem.shapes, projection)
-    results, summed = (inputs, outputs) if projection == "input_grad" else (outputs, inputs)
-    taps, forwards = math.prod(geometry.window), projection != "kernel_grad"
-    if sum_dtype(problem) != np.float32:
-        return False
-    if geometry.rank == 1:
-        return results <= 2 and summed >= 16 and taps >= 5
-    if geometry.rank == 3:
-        few = max(results, summed) <= (48 if forwards else 32)
-        return min(results, summed) >= 8 and few and (forwards or results <= summed)
-    if taps < 9 or results > 64 or summed < 8 or (results <= 4 and taps < 25):
-        return False
-    if forwards:
-        return results < 2 * summed
-    return 2 * results <= summed or (taps >= 25 and max(results, summed) <= 32)
-
-
-@_for_cpu
-def _is_first_layer(problem: Problem) -> bool:
-    """An image's own few channels: XLA:CPU gathers their patches one number at a time, the more so
-    with a stride; channels last, where results would have to be moved, only then."""
-    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+def _widths(problem: Problem) -> tuple[int, int, int]:
+    """`(results, summed, taps)`: channels of the result, channels and taps that are summed."""
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    taps, strided = math.prod(geometry.window), geometry.stride != (1,) * geometry.rank
-    if geometry.rank != 2 or inputs > 15 or outputs < 16 or not 9 <= taps <= 64:
-        return False
-    if problem.projection == "kernel_grad":
-        return inputs <= 4 and taps >= 25
+    taps = math.prod(problem.form.geometry.window)
     if problem.projection == "input_grad":
-        return False
-    few = inputs >= 5 and not strided and outputs >= 2 * inputs
-    return few or (inputs <= 4 and (not last or (strided and outputs <= 32)))
+        return inputs, outputs, taps
+    return outputs, inputs, taps
+
+
+def _positions(problem: Problem) -> int:
+    """Positions of an image that a product runs over."""
+    geometry = problem.form.geometry
+    return math.prod(geometry.spatial if problem.projection == "input_grad" else geometry.output)
+
+
+@_for_cpu
+def _is_cheaper_by_rows(problem: Problem) -> bool:
+    """Patches written out along all axes but the first, and as many results as it has taps, are
+    less than whole patches, rows that blocks have in common included."""
+    geometry, (results, summed, taps) = problem.form.geometry, _widths(problem)
+    if taps > patches.MOST_TAPS:
+        return True
+    by_rows = summed * taps // geometry.window[0] + results * geometry.window[0]
+    backwards = problem.projection == "input_grad"
+    height = (geometry.spatial if backwards else geometry.output)[0]
+    row = _positions(problem) // height * by_rows * sum_dtype(problem).itemsize
+    rows = min(height, max(1, block_bytes(problem) // row))
+    return by_rows * (rows + geometry.extent[0] - 1) * 5 <= summed * taps * rows * 4
+
+
+@_for_cpu
+def _is_row_wise(problem: Problem) -> bool:
+    return _is_written_out(problem) and _is_cheaper_by_rows(problem)
 
 
 @_for_cpu
 def _is_written_out(problem: Problem) -> bool:
-    """Where XLA:CPU's convolution is slower than a product of blocks of patches: with three spatial
-    axes, with a stride, with few results, and kernel gradients with a dilation or large windows."""
-    geometry, projection = problem.form.geometry, problem.projection
-    _, inputs, outputs = blocks(problem.form, problem.shapes, projection)
-    least, taps = min(inputs, outputs), math.prod(geometry.window)
-    dtype = sum_dtype(problem)
-    if dtype.kind != "f" or geometry.rank == 1 or least < (6 if projection == "kernel_grad" else 8):
+    """Where XLA:CPU's convolution is slower than products of windows written out in blocks."""
+    geometry, dtype = problem.form.geometry, sum_dtype(problem)
+    results, summed, taps = _widths(problem)
+    if dtype.kind != "f" or (geometry.rank < 3 and dtype in DOUBLE):
         return False
-    if geometry.rank == 2 and dtype in DOUBLE:
-        return False
-    backwards = projection == "input_grad"
-    summed = outputs if backwards else inputs
+    if geometry.rank == 1:
+        return results <= 2 and summed >= 16 and taps >= 5
     if geometry.rank == 3:
-        positions = geometry.spatial if backwards else geometry.output
-        size = problem.shapes[0][0] * math.prod(positions) * taps * summed
-        return summed * taps <= 512 and size <= 2**21  # more take blocks that compile for seconds
-    strided, dilated = (steps != (1, 1) for steps in (geometry.stride, geometry.dilation))
-    if projection == "kernel_grad":
-        few, positions = strided and taps <= 9, math.prod(geometry.output)
-        if not strided and not dilated and 9 <= taps <= 25:
-            return positions >= (400 if taps == 9 or max(inputs, outputs) <= 32 else 8000)
-        return least >= 16 and taps >= 9 and (few or (dilated and least >= 64) or taps >= 49)
-    return least >= 16 and taps >= 9 and strided and taps <= 9 and outputs <= 128
+        return summed <= 128
+    rule = _kernel_written_out if problem.projection == "kernel_grad" else _image_written_out
+    return rule(problem, results, summed, taps)
+
+
+def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
+    """Outputs and input gradients: few results, or few channels of an image's own, of which XLA:CPU
+    gathers patches one number at a time, the more so with a stride."""
+    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    strided, output = geometry.stride != (1, 1), problem.projection == "output"
+    count = problem.shapes[0][0] * _positions(problem)
+    if taps < 9 or count < (256 if summed <= 7 else 1024):
+        return False
+    if summed <= 4 and output:
+        return results >= 16 and taps <= 64 and (not last or (strided and results <= 32))
+    if strided:
+        return min(results, summed) >= 16 and taps == 9 and (results if output else summed) <= 128
+    if summed <= 7:
+        return 16 <= results <= 48 and taps <= 64
+    return results <= 64 and (results >= 6 or taps >= 25 or summed < 32)
+
+
+def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
+    """Kernel gradients: over many positions, or of many channels to few; with a dilation."""
+    geometry, positions = problem.form.geometry, _positions(problem)
+    least, most = min(results, summed), max(results, summed)
+    if results <= 16 and summed >= 32:
+        return True
+    if geometry.stride != (1, 1):
+        few = summed <= 4 and results >= 16 and taps >= 25
+        return few or (least >= 64 and taps == 9) or (least >= 12 and taps < 9)
+    if geometry.dilation != (1, 1) and least >= 64:
+        return taps >= 9
+    if taps >= 25 and most > 32:
+        return positions >= 8000 or (taps >= 49 and least >= 16)
+    return taps >= 9 and least >= 3 and positions >= (400 if taps == 9 and least >= 16 else 1000)
 
 
 @_for_cpu
@@ -209,13 +248,18 @@ def _is_elemental(problem: Problem) -> bool:
 
 
 TABLE: tuple[Row, ...] = (
+    Row("patches", _is_cut_up, "a volume in windows of its own: written out tap by tap"),
     Row("matmul", _on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", _is_large_window, "a large window of few channels: products of spectra"),
+    Row(
+        "grouped",
+        _is_between,
+        "groups of some channels: windows written out, one batch of products",
+    ),
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
     Row("winograd", _is_winograds, "3x3: 16 products for 36"),
-    Row("kn2row", _is_narrow, "few channels: the taps of one axis as channels of the product"),
-    Row("patches", _is_first_layer, "few channels in: windows written out, one product for all"),
+    Row("kn2row", _is_row_wise, "windows written out by rows, the rows as channels of a product"),
     Row("patches", _is_written_out, "windows written out in blocks, one product for all taps"),
     Row("phases", _is_strided_gradient, "a strided input gradient as one of stride 1 on residues"),
     Row("taps", _is_thick, "3-D or few positions: one matrix product to a tap"),

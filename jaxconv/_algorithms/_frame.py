@@ -275,12 +275,17 @@ def as_output(problem: Problem, compute: Compute, y: Array, w: Array) -> Array:
     """An input gradient of stride 1 by `compute`, which computes outputs.
 
     It is the full convolution: y padded by `e - 1 - low` and correlated with the kernel turned by
-    180 degrees, input and output channels exchanged. For one group.
+    180 degrees, input and output channels exchanged within each group.
     """
     geometry, layout = problem.form.geometry, problem.form.layout
     out_axis, in_axis = layout.kernel_axes
     window = tuple(axis for axis in range(w.ndim) if axis not in (out_axis, in_axis))
-    turned = jnp.swapaxes(lax.rev(w, window), out_axis, in_axis)
+    turned = lax.rev(w, window)
+    if geometry.groups == 1:
+        turned = jnp.swapaxes(turned, out_axis, in_axis)
+    else:
+        turned = jnp.swapaxes(stacked(turned, geometry.groups, out_axis), out_axis + 1, in_axis + 1)
+        turned = unstacked(turned, out_axis)
     sides = zip(geometry.extent, geometry.padding, geometry.spatial, geometry.output, strict=True)
     padding = tuple((e - 1 - low, n + low - m) for e, (low, _), n, m in sides)
     turned_geometry = dataclasses.replace(geometry, spatial=geometry.output, padding=padding)

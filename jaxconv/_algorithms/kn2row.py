@@ -37,16 +37,20 @@ from ._frame import (
     sum_dtype,
     total,
 )
+from .taps import refuses as has_no_product
 
 #: Columns that XLA:CPU's product computes at once: 30 take longer than 32.
 LANES = 32
 
 
 def refuses(problem: Problem) -> str | None:
-    """What `patches` refuses, and a stride of the first axis."""
-    if problem.form.geometry.stride[0] > 1:
+    """What `taps` refuses, a stride of the first axis, and large windows."""
+    geometry = problem.form.geometry
+    if geometry.stride[0] > 1:
         return "it has no stride along the first axis"
-    return patches.refuses(problem)
+    if math.prod(geometry.window[1:]) > patches.MOST_TAPS or geometry.window[0] > patches.MOST_TAPS:
+        return f"it writes out at most {patches.MOST_TAPS} taps of a window"
+    return has_no_product(problem)
 
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
