@@ -18,6 +18,8 @@ from ._algorithms._frame import block_bytes, blocks, sum_dtype
 from ._form import PROJECTIONS, Problem
 from ._geometry import Partition
 
+#: Products that are worth a program of several loops.
+LEAST_PRODUCTS = 2**19
 DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
 
 
@@ -69,12 +71,34 @@ def _for_cpu(fits: Callable[[Problem], bool]) -> Callable[[Problem], bool]:
     return on_cpu
 
 
+def _widths(problem: Problem) -> tuple[int, int, int]:
+    """`(results, summed, taps)`: channels of the result, channels and taps that are summed."""
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    taps = math.prod(problem.form.geometry.window)
+    if problem.projection == "input_grad":
+        return inputs, outputs, taps
+    return outputs, inputs, taps
+
+
+def _positions(problem: Problem) -> int:
+    """Positions of an image that a product runs over."""
+    geometry = problem.form.geometry
+    return math.prod(geometry.spatial if problem.projection == "input_grad" else geometry.output)
+
+
+def _is_little(problem: Problem) -> bool:
+    """So few products that it matters more how long they take to compile."""
+    count = problem.shapes[0][0] * _positions(problem)
+    return count * math.prod(_widths(problem)) < LEAST_PRODUCTS
+
+
 @_for_cpu
 def _is_cut_up(problem: Problem) -> bool:
     """Windows that do not overlap, of three axes, which XLA:CPU is slow to reorder."""
     geometry = problem.form.geometry
     apart = problem.projection == "output" and geometry.window == geometry.stride
-    return apart and geometry.rank == 3 and 1 < math.prod(geometry.window) <= 64
+    several = 1 < math.prod(geometry.window) <= 64
+    return apart and geometry.rank == 3 and several and not _is_little(problem)
 
 
 @_for_cpu
@@ -137,21 +161,6 @@ def _is_winograds(problem: Problem) -> bool:
     return max(inputs, outputs) <= 96 and tiles >= 1024 and len(winograd.parts(problem)) <= 2
 
 
-def _widths(problem: Problem) -> tuple[int, int, int]:
-    """`(results, summed, taps)`: channels of the result, channels and taps that are summed."""
-    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    taps = math.prod(problem.form.geometry.window)
-    if problem.projection == "input_grad":
-        return inputs, outputs, taps
-    return outputs, inputs, taps
-
-
-def _positions(problem: Problem) -> int:
-    """Positions of an image that a product runs over."""
-    geometry = problem.form.geometry
-    return math.prod(geometry.spatial if problem.projection == "input_grad" else geometry.output)
-
-
 @_for_cpu
 def _is_cheaper_by_rows(problem: Problem) -> bool:
     """Patches written out along all axes but the first, and as many results as it has taps, are
@@ -177,7 +186,7 @@ def _is_written_out(problem: Problem) -> bool:
     """Where XLA:CPU's convolution is slower than products of windows written out in blocks."""
     geometry, dtype = problem.form.geometry, sum_dtype(problem)
     results, summed, taps = _widths(problem)
-    if dtype.kind != "f" or (geometry.rank < 3 and dtype in DOUBLE):
+    if dtype.kind != "f" or (geometry.rank < 3 and dtype in DOUBLE) or _is_little(problem):
         return False
     if geometry.rank == 1:
         return results <= 2 and summed >= 16 and taps >= 5

@@ -112,6 +112,7 @@ LARGER = [
     (Case("row-blocks", (3, 5, 17, 4), (9, 5, 3, 3), {"dilation": (2, 1)}), "kn2row"),
     (Case("row-volume", (3, 3, 5, 4, 5), (11, 3, 3, 2, 2), {"stride": (1, 2, 1)}), "kn2row"),
     (Case("row-line", (3, 5, 130), (4, 5, 3), {"padding": 1}), "kn2row"),
+    (Case("slim-groups", (3, 6, 9, 5), (8, 3, 3, 2), {"groups": 2, "padding": 1}), "grouped"),
     (Case("large-window", (2, 3, 30, 21), (3, 1, 13, 11), {"groups": 3, "padding": 5}), "fft"),
     (Case("wide-stride", (2, 3, 11, 9), (4, 3, 2, 3), {"stride": 4, "padding": 1}), "phases"),
     (Case("stride-twice", (2, 3, 11, 9), (4, 3, 3, 3), {"stride": 2, "padding": 3}), "phases"),
