@@ -207,7 +207,9 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
     if summed <= 4 and output:
         return results >= 16 and taps <= 64 and (not last or (strided and results <= 32))
     if strided:
-        return min(results, summed) >= 16 and taps == 9 and (results if output else summed) <= 128
+        return (
+            output and summed <= 64 and min(results, summed) >= 16 and results <= 128 and taps == 9
+        )
     if summed <= 7:
         return 16 <= results <= 48 and taps <= 64
     return results <= 64 and (results >= 6 or taps >= 25 or summed < 32)

@@ -6,9 +6,9 @@
 
 XLA:CPU's convolution does that too, patch by patch: where its products are narrow, with few
 channels or few results, writing out whole blocks first and multiplying by `dot_general` is faster.
-A block is no larger than operands and result, and within what the C library keeps (see
-`slices.MOST_BYTES`). Where channels are few, positions are written last, else channels, so that
-long runs are copied.
+How large a block is, `_frame.block_bytes` says. Where channels are few, positions are written
+last, else channels, so that long runs are copied. What is written out and what is multiplied stand
+apart: XLA:CPU runs whatever it finds ready, and both need both cores.
 """
 
 import functools
