@@ -212,7 +212,9 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
         )
     if summed <= 7:
         return 16 <= results <= 48 and taps <= 64
-    return results <= 64 and (results >= 6 or taps >= 25 or summed < 32)
+    if results > (32 if _positions(problem) > 4096 else 64):
+        return False
+    return results >= 6 or taps >= 25 or summed < 32
 
 
 def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
