@@ -105,6 +105,8 @@ LARGER = [
     (Case("many-groups", (1, 18, 5, 4), (9, 2, 3, 2), {"groups": 9}), "groups"),
     (Case("tiles", (5, 4, 11, 8), (6, 4, 3, 3), {"padding": 1}), "winograd"),
     (Case("odd-tiles", (2, 3, 7, 9), (2, 3, 3, 3), {"padding": ((2, 0), (-1, 3))}), "winograd"),
+    (Case("more-tiles", (10, 3, 7, 6), (4, 3, 3, 3), {"padding": 1}), "winograd"),
+    (Case("bands-of-three", (3, 4, 23, 8), (5, 4, 3, 3), {"padding": 1}), "winograd"),
     (Case("bands", (1, 4, 23, 8), (6, 4, 3, 3), {"padding": 1}), "winograd"),
     (Case("blocks", (3, 17, 9, 7), (4, 17, 3, 3), {"padding": 1, "stride": (2, 1)}), "patches"),
     (Case("few-blocks", (2, 3, 12, 11), (9, 3, 5, 4), {"padding": 2, "stride": 2}), "patches"),

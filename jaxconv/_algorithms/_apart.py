@@ -115,10 +115,8 @@ def collected(
 ) -> Array:
     """`function(block, *operands)` of all blocks, one after the other, put together: their rows are
     along an axis, as many results to each."""
-    if len(blocks) == 1:
-        return function(blocks[0], *operands)
     if len(blocks) <= MOST_UNROLLED:
-        return _unrolled(function, blocks, axis, *operands)
+        return unrolled(function, blocks, axis, *operands)
     like = jax.eval_shape(lambda: function(blocks[0], *operands))
     shape, each = list(like.shape), like.shape[axis] // blocks[0].rows
     shape[0] = max(block.image + block.images for block in blocks)
@@ -132,9 +130,12 @@ def collected(
     return _in_turn(put, blocks, jnp.zeros(shape, like.dtype))
 
 
-def _unrolled(
+def unrolled(
     function: Callable[..., Array], blocks: Sequence[Block], axis: int, *operands: Any
 ) -> Array:
+    """`collected` without a loop: `function` is given numbers for where its blocks begin."""
+    if len(blocks) == 1:
+        return function(blocks[0], *operands)
     images: dict[int, list[Array]] = {}
     results: list[Array] = []
     for block in blocks:

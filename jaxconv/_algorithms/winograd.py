@@ -26,7 +26,7 @@ from jax import Array, lax
 
 from .._form import Problem
 from ._algorithm import Algorithm
-from ._apart import MOST_UNROLLED, Block, apart, collected, cut_up, summed, taken
+from ._apart import MOST_UNROLLED, Block, apart, cut_up, summed, taken, unrolled
 from ._frame import (
     Frame,
     as_output,
@@ -101,7 +101,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     g = jnp.asarray(G, dtype)
     u = jnp.einsum("ia,jb,abcd->ijcd", g, g, w.astype(dtype), precision=lax.Precision.HIGHEST)
     part = functools.partial(_output_of, problem)
-    y = collected(part, parts(problem), 1, x.astype(dtype), u)
+    y = unrolled(part, parts(problem), 1, x.astype(dtype), u)
     sizes = [Frame(1 + axis, 0, m) for axis, m in enumerate(problem.form.geometry.output)]
     return framed(y, sizes).astype(result_dtype(problem))
 
