@@ -77,11 +77,9 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     geometry = problem.form.geometry
     c_o = w.shape[-1]
     taps, d = geometry.window[0], geometry.dilation[0]
+    product = functools.partial(jnp.matmul, precision=problem.form.precision)
     matrix = jnp.moveaxis(w.astype(sum_dtype(problem)), 0, -2).reshape(-1, taps * c_o)
     matrix = framed(matrix, [Frame(1, 0, _width(taps * c_o))])
-
-    def product(patches: Array, matrix: Array) -> Array:
-        return jnp.matmul(patches, matrix, precision=problem.form.precision)
 
     def results(block: Block, x: Array, matrix: Array) -> Array:
         patches = apart(functools.partial(_written_out, geometry), _part(geometry, block, x))
@@ -102,14 +100,12 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     geometry = problem.form.geometry
     c_i, c_o = x.shape[-1], y.shape[-1]
     taps, d = geometry.window[0], geometry.dilation[0]
+    product = functools.partial(jnp.matmul, precision=problem.form.precision)
     reach = (taps - 1) * d
 
     def shifted(y: Array) -> Array:
         parts = [framed(y, [Frame(1, -a * d, y.shape[1] + reach)]) for a in range(taps)]
         return jnp.stack(parts).transpose(0, y.ndim, *range(1, y.ndim)).reshape(taps * c_o, -1)
-
-    def product(errors: Array, patches: Array) -> Array:
-        return jnp.matmul(errors, patches, precision=problem.form.precision)
 
     def results(block: Block, x: Array, y: Array) -> Array:
         errors = apart(shifted, taken(y, block, 1))
