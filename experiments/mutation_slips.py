@@ -530,9 +530,30 @@ FAST = [
     Slip(
         "patches: the block's rows of y not taken",
         ALGORITHMS + "patches.py",
-        "errors = taken(y, block, 1 if last else 2)",
-        "errors = taken(y, block, 1 if last else 2, 0)",
+        "apart(products, patches, taken(y, block, 2))",
+        "apart(products, patches, taken(y, block, 2, 0))",
         f"{LARGER}[few-blocks-first]",
+    ),
+    Slip(
+        "patches: the block's rows of y not taken where channels are last",
+        ALGORITHMS + "patches.py",
+        "_matrices(patches, True)[0], taken(y, block, 1)",
+        "_matrices(patches, True)[0], taken(y, block, 1, 0)",
+        f"{LARGER}[blocks-first]",
+    ),
+    Slip(
+        "patches: a kernel gradient not turned back where patches are the wider factor",
+        ALGORITHMS + "patches.py",
+        "return apart(jnp.transpose, sums) if wider else sums",
+        "return sums",
+        f"{LARGER}[blocks-first]",
+    ),
+    Slip(
+        "kn2row: taps of errors and of windows exchanged",
+        ALGORITHMS + "kn2row.py",
+        "order = (*range(here, here + axes), *range(here), w.ndim - 1)",
+        "order = (*range(here - 1), *range(here, here + axes), here - 1, w.ndim - 1)",
+        f"{LARGER}[row-volume-first]",
     ),
     Slip(
         "kn2row: rows of taps added up without their shift",
@@ -544,8 +565,8 @@ FAST = [
     Slip(
         "kn2row: errors of a kernel gradient shifted the other way",
         ALGORITHMS + "kn2row.py",
-        "Frame(1, -a * d, y.shape[1] + reach)",
-        "Frame(1, a * d - reach, y.shape[1] + reach)",
+        "(1 + at, r - a * d, n, 1)",
+        "(1 + at, a * d, n, 1)",
         f"{LARGER}[row-blocks-first]",
     ),
     Slip(

@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._algorithms import REGISTER, Algorithm, patches, winograd
-from ._algorithms._frame import block_bytes, blocks, sum_dtype
+from ._algorithms import REGISTER, Algorithm, kn2row, patches, winograd
+from ._algorithms._frame import blocks, sum_dtype
 from ._form import PROJECTIONS, Problem
 from ._geometry import Partition
 
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
+#: Products that take as long as writing out a number.
+PACE = 16
 DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
 
 
@@ -107,10 +109,15 @@ def _is_slim(problem: Problem) -> bool:
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     if problem.projection == "kernel_grad" and groups == 1:
         return inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
-    backwards, strides = problem.projection == "input_grad", problem.form.geometry.stride
-    if groups == 1 and backwards and max(strides) > 1 and _widths(problem)[2] >= 25:
-        return False
-    return inputs * outputs <= 64 and (groups > 1 or (inputs if backwards else outputs) <= 16)
+    if inputs * outputs > 64 or groups > 1:
+        return inputs * outputs <= 64
+    results, summed, taps = _widths(problem)
+    if problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1:
+        return results <= 16 and taps < 25 and math.prod(problem.form.geometry.output) < 784
+    if problem.form.geometry.rank != 2 or _is_little(problem):
+        return results <= 16
+    many = problem.shapes[0][0] * _positions(problem) >= 6000
+    return many and results <= 16 and (taps <= 9 or max(results, summed) < 8)
 
 
 @_for_cpu
@@ -130,13 +137,20 @@ def _is_strided_gradient(problem: Problem) -> bool:
     if problem.projection != "input_grad":
         return False
     geometry = problem.form.geometry
-    _, inputs, _ = blocks(problem.form, problem.shapes, "input_grad")
-    odd = any(k % s for k, s in zip(geometry.window, geometry.stride, strict=True))
+    results, summed, _ = _widths(problem)
     if geometry.rank == 1:
-        return inputs >= 16
-    positions = math.prod(geometry.output)
-    few = inputs <= 16 and positions * problem.shapes[0][0] >= 2048
-    return geometry.rank == 3 or few or (inputs >= 64 and odd and positions >= 784)
+        return results >= 16
+    if geometry.rank == 3:
+        return True
+    if max(geometry.stride) == 1 or _is_little(problem):
+        return False
+    window = max(geometry.window)
+    if summed <= 20 or window > min(geometry.output):
+        return True
+    if window % 2 and results >= 64 and math.prod(geometry.output) >= 784:
+        return True
+    some = summed <= results * (4 * window - 6)
+    return some and (summed <= 40 or math.prod(geometry.output) >= 1600)
 
 
 @_for_cpu
@@ -152,28 +166,14 @@ def _is_large_window(problem: Problem) -> bool:
 def _is_winograds(problem: Problem) -> bool:
     """3x3 with channels enough for matrix products, yet not so many that the kernel's transform,
     16 numbers for 9, weighs as much as the image's."""
-    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    tiles = problem.shapes[0][0] * math.prod(-(-m // 2) for m in problem.form.geometry.output)
-    if problem.form.geometry.rank != 2 or min(inputs, outputs) < 32:
-        return False
-    if problem.projection == "kernel_grad":
-        return max(inputs, outputs) <= min(256, tiles)
-    return max(inputs, outputs) <= 96 and tiles >= 1024 and len(winograd.parts(problem)) <= 2
+    return _costs_least("winograd", problem)
 
 
 @_for_cpu
 def _is_cheaper_by_rows(problem: Problem) -> bool:
-    """Patches written out along all axes but the first, and as many results as it has taps, are
-    less than whole patches, rows that blocks have in common included."""
-    geometry, (results, summed, taps) = problem.form.geometry, _widths(problem)
-    if taps > patches.MOST_TAPS:
-        return True
-    by_rows = summed * taps // geometry.window[0] + results * geometry.window[0]
-    backwards = problem.projection == "input_grad"
-    height = (geometry.spatial if backwards else geometry.output)[0]
-    row = _positions(problem) // height * by_rows * sum_dtype(problem).itemsize
-    rows = min(height, max(1, block_bytes(problem) // row))
-    return by_rows * (rows + geometry.extent[0] - 1) * 5 <= summed * taps * rows * 4
+    """Where less is written if the taps of the first axes are channels of the results."""
+    too_large = problem.projection != "kernel_grad" and _widths(problem)[2] > patches.MOST_TAPS
+    return too_large or _costs_least("kn2row", problem)
 
 
 @_for_cpu
@@ -197,40 +197,74 @@ def _is_written_out(problem: Problem) -> bool:
 
 
 def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
-    """Outputs and input gradients: few results, or few channels of an image's own, of which XLA:CPU
-    gathers patches one number at a time, the more so with a stride."""
+    """Outputs and input gradients: many positions or channels, but not so many channels that XLA's
+    own products are as fast; windows that are mostly padding, or that a stride takes few of."""
     geometry, last = problem.form.geometry, problem.form.layout.channels_last
-    strided, output = geometry.stride != (1, 1), problem.projection == "output"
-    count = problem.shapes[0][0] * _positions(problem)
-    if taps < 9 or count < (256 if summed <= 7 else 1024):
+    strided, backwards = geometry.stride != (1, 1), problem.projection == "input_grad"
+    if taps < 4 or (strided and backwards):
         return False
-    if summed <= 4 and output:
-        return results >= 16 and taps <= 64 and (not last or (strided and results <= 32))
+    sizes, count = geometry.output if backwards else geometry.spatial, _positions(problem)
+    if any(6 * e > 5 * n for e, n in zip(geometry.extent, sizes, strict=True)):
+        return True
+    if summed < 6:
+        return results <= 16 or (count >= 196 and not last)
+    count *= problem.shapes[0][0]
     if strided:
-        return (
-            output and summed <= 64 and min(results, summed) >= 16 and results <= 128 and taps == 9
-        )
-    if summed <= 7:
-        return 16 <= results <= 48 and taps <= 64
-    if results > (32 if _positions(problem) > 4096 else 64):
+        if summed <= 20:
+            return count >= 4000 and taps <= 64
+        few = results <= 64 or summed < 64
+        return results > 20 and count > 800 and few and summed * taps <= 2600
+    least, most = min(results, summed), max(results, summed)
+    wide = 80 < least < 192 or (least > 80 and geometry.dilation != (1, 1))
+    large = _positions(problem) > 4096
+    if results <= 4 and summed >= 24:
+        return results == 1 and not large
+    if (wide or (large and results > 32)) and taps != 4:
         return False
-    return results >= 6 or taps >= 25 or summed < 32
+    return most <= 14 or least >= 28 or count > 3000
 
 
 def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
-    """Kernel gradients: over many positions, or of many channels to few; with a dilation."""
-    geometry, positions = problem.form.geometry, _positions(problem)
-    least, most = min(results, summed), max(results, summed)
-    if results <= 16 and summed >= 32:
-        return True
-    if geometry.stride != (1, 1):
-        few = summed <= 4 and results >= 16 and taps >= 25
-        return few or (least >= 64 and taps == 9) or (least >= 12 and taps < 9)
-    if geometry.dilation != (1, 1) and least >= 64:
-        return taps >= 9
-    if taps >= 25 and most > 32:
-        return positions >= 8000 or (taps >= 49 and least >= 16)
-    return taps >= 9 and least >= 3 and positions >= (400 if taps == 9 and least >= 16 else 1000)
+    """Kernel gradients, but for windows that are mostly padding, large ones of few channels, and
+    kernels that outweigh the images, and would have to be turned."""
+    count, last = _positions(problem), problem.form.layout.channels_last
+    images = problem.shapes[0][0] * count * (results + summed)
+    if count < taps or (not last and results * summed * taps > images):
+        return False
+    return taps < 25 or summed >= 6 or results >= (32 if summed > 2 else 48)
+
+
+def _costs(problem: Problem) -> dict[str, float]:
+    """What writing windows out takes, by the algorithms that do: numbers written, and products,
+    `PACE` of them in the time of a number. What comes as channels of results is read again."""
+    geometry, (results, summed, taps) = problem.form.geometry, _widths(problem)
+    gradient, backwards = (problem.projection == name for name in ("kernel_grad", "input_grad"))
+    sizes = geometry.spatial if backwards else geometry.output
+    read = [n + e - 1 for n, e in zip(sizes, geometry.extent, strict=True)]
+
+    def cost(positions: int, summed: int, results: int, again: float = 1) -> float:
+        return positions * (summed + again * results + summed * results / PACE)
+
+    costs = {"patches": cost(math.prod(sizes), summed * taps, results)}
+    for axes in range(1, 1 + (kn2row.most_axes(geometry) if gradient else 1)):
+        ahead = math.prod(geometry.window[:axes])
+        places = math.prod((*read[:axes], *sizes[axes:]))
+        columns = results * ahead if gradient else kn2row.width(results * ahead)
+        by_rows = cost(places, summed * taps // ahead, columns, 1 if gradient else 1.5)
+        costs["kn2row"] = min(by_rows, costs.get("kn2row", math.inf))
+    products = problem.shapes[0][0] * math.prod((*sizes, results, summed, taps))
+    tiles = math.prod(-(-m // 2) for m in sizes)
+    many = problem.shapes[0][0] * tiles
+    widest = min(256, many) if gradient else min(96, many // 8)
+    worth = products >= (2**26 if gradient else 2**27) and max(results, summed) <= widest
+    if worth and not winograd.refuses(problem):
+        costs["winograd"] = tiles * (40 * (summed + results) + 16 * summed * results / PACE)
+    return costs
+
+
+def _costs_least(name: str, problem: Problem) -> bool:
+    costs = _costs(problem)
+    return min(costs, key=lambda other: costs[other]) == name
 
 
 @_for_cpu

@@ -113,6 +113,8 @@ LARGER = [
     (Case("one-row-blocks", (2, 7, 13, 9), (3, 7, 4, 3), {"padding": 2}), "kn2row"),
     (Case("row-blocks", (3, 5, 17, 4), (9, 5, 3, 3), {"dilation": (2, 1)}), "kn2row"),
     (Case("row-volume", (3, 3, 5, 4, 5), (11, 3, 3, 2, 2), {"stride": (1, 2, 1)}), "kn2row"),
+    (Case("errors-blocks", (3, 13, 9, 6), (2, 13, 3, 4), {"dilation": (2, 1)}), "kn2row"),
+    (Case("errors-volume", (2, 9, 4, 5, 5), (1, 9, 2, 3, 2), {"padding": 1}), "kn2row"),
     (Case("row-line", (3, 5, 130), (4, 5, 3), {"padding": 1}), "kn2row"),
     (Case("slim-groups", (3, 6, 9, 5), (8, 3, 3, 2), {"groups": 2, "padding": 1}), "grouped"),
     (Case("large-window", (2, 3, 30, 21), (3, 1, 13, 11), {"groups": 3, "padding": 5}), "fft"),
@@ -237,7 +239,7 @@ def test_every_row_of_the_table_is_taken():
             row.reason for row in _choice.TABLE if row.algorithm == name
         ]
     strided = jc.explain((4, 16, 64, 64), (32, 16, 3, 3), stride=2, padding=1, platform="cpu")
-    assert [step.algorithm for step in strided.input_grad] == ["phases", "direct"]
+    assert [step.algorithm for step in strided.input_grad] == ["phases", "patches"]
     named = {row.algorithm for row in _choice.TABLE}
     assert named == set(_algorithms.REGISTER)
 

@@ -22,7 +22,7 @@ from .._form import Problem
 from .._geometry import Geometry
 from . import patches
 from ._algorithm import Algorithm
-from ._apart import Block, apart, collected, cut_up, summed, taken
+from ._apart import Block, apart, collected, cut_up, taken
 from ._frame import (
     Frame,
     as_output,
@@ -79,11 +79,11 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     taps, d = geometry.window[0], geometry.dilation[0]
     product = functools.partial(jnp.matmul, precision=problem.form.precision)
     matrix = jnp.moveaxis(w.astype(sum_dtype(problem)), 0, -2).reshape(-1, taps * c_o)
-    matrix = framed(matrix, [Frame(1, 0, _width(taps * c_o))])
+    matrix = framed(matrix, [Frame(1, 0, width(taps * c_o))])
 
     def results(block: Block, x: Array, matrix: Array) -> Array:
-        patches = apart(functools.partial(_written_out, geometry), _part(geometry, block, x))
-        z = apart(product, patches, matrix)
+        patches = apart(functools.partial(_written_out, geometry, 1), _part(geometry, block, x))
+        z = apart(product, patches.reshape(-1, patches.shape[-1]), matrix)
         rows = block.rows + (taps - 1) * d
         z = z.reshape(block.images, rows, *geometry.output[1:], matrix.shape[1])
 
@@ -97,34 +97,67 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
-    geometry = problem.form.geometry
-    c_i, c_o = x.shape[-1], y.shape[-1]
-    taps, d = geometry.window[0], geometry.dilation[0]
-    product = functools.partial(jnp.matmul, precision=problem.form.precision)
-    reach = (taps - 1) * d
+    geometry, axes = problem.form.geometry, errors_axes(problem)
 
-    def shifted(y: Array) -> Array:
-        parts = [framed(y, [Frame(1, -a * d, y.shape[1] + reach)]) for a in range(taps)]
-        return jnp.stack(parts).transpose(0, y.ndim, *range(1, y.ndim)).reshape(taps * c_o, -1)
+    def operands(block: Block, x: Array, y: Array) -> tuple[Array, Array]:
+        errors = apart(functools.partial(_shifted, geometry, axes), taken(y, block, 1))
+        windows = functools.partial(_written_out, geometry, axes)
+        return apart(windows, _part(geometry, block, x)), errors
 
-    def results(block: Block, x: Array, y: Array) -> Array:
-        errors = apart(shifted, taken(y, block, 1))
-        patches = apart(functools.partial(_written_out, geometry), _part(geometry, block, x))
-        return apart(product, errors, patches)
-
+    parts = _blocks(problem, axes)
     y = y.astype(sum_dtype(problem))
-    w = summed(results, _blocks(problem), _read(problem, x), y)
-    w = w.reshape(taps, c_o, *geometry.window[1:], c_i)
-    return jnp.moveaxis(w, 1, -1).astype(result_dtype(problem))
+    w = patches.summed_across(problem, operands, parts, _read(problem, x), y)
+    window = geometry.window
+    w = w.reshape(*window[axes:], x.shape[-1], *window[:axes], y.shape[-1])
+    here = len(window) - axes + 1
+    order = (*range(here, here + axes), *range(here), w.ndim - 1)
+    return w.transpose(order).astype(result_dtype(problem))
 
 
-def _blocks(problem: Problem) -> list[Block]:
+def errors_axes(problem: Problem) -> int:
+    """How many axes' taps, from the first on, a kernel gradient has on the side of the errors: as
+    makes the least that is written."""
+    most = most_axes(problem.form.geometry)
+    return min(range(1, most + 1), key=functools.partial(_written, problem))
+
+
+def most_axes(geometry: Geometry) -> int:
+    """How many axes, from the first on, have no stride."""
+    return next((axis for axis, s in enumerate(geometry.stride) if s > 1), geometry.rank)
+
+
+def _written(problem: Problem, axes: int) -> int:
+    """Numbers that are written out to a row of results, so many axes' taps as channels of it."""
+    geometry = problem.form.geometry
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    sizes = (*geometry.read[1:axes], *geometry.output[max(axes, 1) :])
+    window = geometry.window
+    columns = inputs * math.prod(window[axes:]) + outputs * math.prod(window[:axes])
+    return math.prod(sizes) * columns
+
+
+def _shifted(geometry: Geometry, axes: int, y: Array) -> Array:
+    """Errors once for each tap of the first axes, so far on, in zeros as long as what is read."""
+    reach = [(k - 1) * d for k, d in zip(geometry.window, geometry.dilation, strict=True)][:axes]
+    sizes = [n + r for n, r in zip(y.shape[1:], reach, strict=False)]
+    frames = [Frame(1 + at, -r, n + r) for at, (n, r) in enumerate(zip(sizes, reach, strict=True))]
+    y = framed(y, frames)
+
+    def read(tap: tuple[int, ...]) -> Array:
+        cuts = zip(tap, geometry.dilation, reach, sizes, strict=False)
+        return cut(y, [(1 + at, r - a * d, n, 1) for at, (a, d, r, n) in enumerate(cuts)])
+
+    return patches.stacked(read, geometry.window[:axes], y.ndim - 1).reshape(
+        *y.shape[:1], *sizes, *y.shape[1 + axes : -1], -1
+    )
+
+
+def _blocks(problem: Problem, axes: int = 1) -> list[Block]:
     """All images and rows, in as few blocks as the limit allows."""
-    geometry, shapes = problem.form.geometry, problem.shapes
-    _, inputs, outputs = blocks(problem.form, shapes, problem.projection)
-    written = inputs * math.prod(geometry.window[1:]) + outputs * geometry.window[0]
-    row = math.prod(geometry.output[1:]) * written * sum_dtype(problem).itemsize
-    return cut_up(shapes[0][0], geometry.output[0], block_bytes(problem) // row)
+    row = _written(problem, axes) * sum_dtype(problem).itemsize
+    return cut_up(
+        problem.shapes[0][0], problem.form.geometry.output[0], block_bytes(problem) // row
+    )
 
 
 def _read(problem: Problem, x: Array) -> Array:
@@ -137,20 +170,25 @@ def _part(geometry: Geometry, block: Block, x: Array) -> Array:
     return taken(x, block, 1, block.row, block.rows + reach)
 
 
-def _written_out(geometry: Geometry, x: Array) -> Array:
-    """Patches along all axes but the first: `(positions, taps * c_i)`."""
+def _written_out(geometry: Geometry, axes: int, x: Array) -> Array:
+    """Patches along all axes but the first ones: `(n, *positions, taps * c_i)`."""
 
     def read(tap: tuple[int, ...]) -> Array:
-        axes = zip(
-            tap, geometry.dilation[1:], geometry.output[1:], geometry.stride[1:], strict=True
+        sides = zip(
+            tap,
+            geometry.dilation[axes:],
+            geometry.output[axes:],
+            geometry.stride[axes:],
+            strict=True,
         )
-        return cut(x, [(2 + at, b * d, m, s) for at, (b, d, m, s) in enumerate(axes)])
+        cuts = [(1 + axes + at, b * d, m, s) for at, (b, d, m, s) in enumerate(sides)]
+        return cut(x, cuts)
 
-    stacked = patches.stacked(read, geometry.window[1:], x.ndim - 1)
-    return stacked.reshape(-1, math.prod(geometry.window[1:]) * x.shape[-1])
+    stacked = patches.stacked(read, geometry.window[axes:], x.ndim - 1)
+    return stacked.reshape(*x.shape[: 1 + axes], *geometry.output[axes:], -1)
 
 
-def _width(columns: int) -> int:
+def width(columns: int) -> int:
     """Columns of a product, up to a multiple of what XLA:CPU computes at once, if that is near."""
     whole = -(-columns // LANES) * LANES
     return whole if whole * 4 <= columns * 5 else columns

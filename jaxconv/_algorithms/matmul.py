@@ -23,6 +23,7 @@ from jax import Array, lax
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
+from ._apart import apart
 from ._frame import cut, framed, own_frames, read_frames, result_dtype, sum_dtype
 
 
@@ -90,11 +91,10 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     c_i, c_o = form.layout.channels(x.shape), form.layout.channels(y.shape)
     if form.layout.channels_last:
         y = y.reshape(-1, c_o)
-        if patches.shape[1] > c_o and not c_o % 8:
+        if patches.shape[1] > c_o:
             # The smaller factor is the one to be transposed. XLA would exchange them again if it
-            # saw that the result is transposed after all: hence a third axis.
-            w = jnp.matmul(y.T, patches, precision=precision)
-            w = w.reshape(c_o // 8, 8, -1).transpose(2, 0, 1)
+            # saw that the result is transposed after all.
+            w = apart(jnp.transpose, jnp.matmul(y.T, patches, precision=precision))
         else:
             w = jnp.matmul(patches.T, y, precision=precision)
         return w.reshape(*form.geometry.window, c_i, c_o).astype(result)
