@@ -221,6 +221,8 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
         return results == 1 and not large
     if (wide or (large and results > 32)) and taps != 4:
         return False
+    if summed == 16 and 8 < results <= 16 and taps <= 9:
+        return False  # A vector of channels, which XLA packs whole.
     return most <= 14 or least >= 28 or count > 3000
 
 
@@ -231,7 +233,9 @@ def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) 
     images = problem.shapes[0][0] * count * (results + summed)
     if count < taps or (not last and results * summed * taps > images):
         return False
-    return taps < 25 or summed >= 6 or results >= (32 if summed > 2 else 48)
+    if taps < 25 or summed >= 6:
+        return True
+    return results >= 32 if summed > 2 else (results >= 48 and not last)
 
 
 def _costs(problem: Problem) -> dict[str, float]:
