@@ -247,7 +247,8 @@ def _costs(problem: Problem) -> dict[str, float]:
     read = [n + e - 1 for n, e in zip(sizes, geometry.extent, strict=True)]
 
     def cost(positions: int, summed: int, results: int, again: float = 1) -> float:
-        return positions * (summed + again * results + summed * results / PACE)
+        width = results if gradient else results + 16  # Narrow products take longer.
+        return positions * (summed + again * results + summed * width / PACE)
 
     costs = {"patches": cost(math.prod(sizes), summed * taps, results)}
     for axes in range(1, 1 + (kn2row.most_axes(geometry) if gradient else 1)):
