@@ -1,8 +1,8 @@
 """How fast is jaxconv? Real networks' layers, forward and backward, beside lax and torch.
 
     python experiments/speed.py [--device cpu] [--only depthwise] [--dtype float32]
-                                [--in-scan] [--memory] [--compile] [--repeat 2] [--json F]
-                                [--chart F]
+                                [--random 50] [--in-scan] [--memory] [--compile]
+                                [--repeat 2] [--json F] [--chart F]
 
 Every cell of `speed_cells.py` is computed by jaxconv and by `lax`, each in both layouts, and by
 torch, contiguous and channels-last, on the same random numbers: first the results are compared,
@@ -14,6 +14,7 @@ pass, from what that has kept (the winners; lax keeps the image); "both" is the 
 --in-scan     each pass also inside a `lax.scan` of jaxconv's, against itself outside
 --memory      temporary bytes, over those of operands and result; and lax's
 --compile     seconds to compile, and lax's
+--random N    not the table but N layers drawn by lot, which nobody tuned on (--seed S: others)
 --repeat N    the whole table N times, for machines that have slow minutes: the best of each time
 
 Exit code: 0, 1 where results differ, 2 for bad input. Without torch, lax alone.
@@ -37,7 +38,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from speed_calls import Pass, jax_call, laxs, ours, torch, torch_call
-from speed_cells import CELLS, Cell
+from speed_cells import CELLS, Cell, drawn
 
 #: Largest difference between jaxconv and lax, over the largest entry.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-10, "bfloat16": 2e-2, "float16": 5e-3}
@@ -245,6 +246,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="", help="cpu, gpu or tpu; JAX's default if not given")
     parser.add_argument("--only", default="", help="cells whose name or pass has this in it")
+    parser.add_argument(
+        "--random", type=int, default=0, help="so many layers by lot in their place"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the lot")
     parser.add_argument("--dtype", default="float32", choices=sorted(TOLERANCE))
     parser.add_argument("--in-scan", action="store_true", help="also inside lax.scan")
     parser.add_argument("--memory", action="store_true", help="also temporary memory")
@@ -266,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
         jax.config.update("jax_enable_x64", True)
     work = [
         (cell, which)
-        for cell in CELLS
+        for cell in (drawn(args.random, args.seed) if args.random else CELLS)
         for which in cell.passes
         if args.only in f"{cell.name}, {which}"
     ]

@@ -1,5 +1,8 @@
-"""The layers that `speed.py` times: those that people run, one cell for each kind of work."""
+"""The layers that `speed.py` times: those that people run, one cell for each kind of work, and
+layers drawn by lot, which nobody has tuned a choice to."""
 
+import math
+import random
 from typing import Any, NamedTuple
 
 
@@ -102,3 +105,57 @@ CELLS: tuple[Cell, ...] = (
     _pool("avg 15x15 s1", (2, 64, 64, 64), (15, 15), stride=1, padding=7),
     _pool("avg global", (16, 512, 7, 7), (7, 7)),
 )  # fmt: skip
+
+CHANNELS = (1, 3, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+SIZES = {1: (100, 500, 1000, 4000), 2: (7, 14, 20, 28, 32, 40, 56, 64, 84, 112), 3: (8, 12, 16, 24)}
+#: A drawn layer's multiply-adds, or a drawn pool's elements: at least, at most.
+WORK = {False: (1e6, 5e8), True: (1e5, 4e6)}
+#: Numbers in the larger of a drawn layer's images, at most.
+MOST_NUMBERS = 6e6
+
+
+def drawn(count: int, seed: int) -> tuple[Cell, ...]:
+    """So many layers by lot, the same for the same seed."""
+    source, found = random.Random(seed), {}
+    while len(found) < count:
+        cell, work, numbers = _draw(source)
+        least, most = WORK[cell.pool]
+        if least <= work <= most and numbers <= MOST_NUMBERS:
+            found[cell.name] = cell
+    return tuple(found.values())
+
+
+def _draw(source: random.Random) -> tuple[Cell, float, float]:
+    """A layer, its work, and the numbers in its larger image."""
+    pick = source.choice
+    rank, kind = pick((1, 2, 2, 2, 2, 3)), pick(("conv",) * 7 + ("transposed", "max", "avg"))
+    n, size = pick((1, 2, 4, 8, 16, 32)), pick(SIZES[rank])
+    c_i, c_o = pick(CHANNELS), pick(CHANNELS)
+    window, stride = pick((2, 3, 3, 3, 4, 5, 7)), pick((1, 1, 1, 2))
+    groups = pick((1, 1, 1, 4, c_i))
+    image, taps = (n, c_i) + (size,) * rank, (window,) * rank
+    options: dict[str, Any] = {"stride": stride, "padding": (window - 1) // 2}
+    if kind in ("max", "avg"):
+        name = f"{kind} {_times(taps)} s{stride} of {_times(image)}"
+        return _pool(name, image, taps, **options), math.prod(image), math.prod(image)
+    if groups == c_i:
+        c_o = c_i
+    elif c_i % groups or c_o % groups:
+        groups = 1
+    results = size / stride if kind == "conv" else size * stride
+    if kind == "conv" and stride == 1:
+        options["dilation"] = pick((1, 1, 1, 2))
+        options["padding"] *= options["dilation"]
+    options["groups"] = groups
+    kernel = (c_o, c_i // groups) if kind == "conv" else (c_i, c_o // groups)
+    work = n * c_i * c_o / groups * window**rank * min(size, results) ** rank
+    told = f"s{stride}" + "".join(f" {k[0]}{options[k]}" for k in ("groups", "dilation")
+                                  if options.get(k, 1) > 1)  # fmt: skip
+    make = _conv if kind == "conv" else _transposed
+    cell = make(f"{kind} {_times(taps)} {told} of {_times(image)} to {c_o}",
+                image, kernel + taps, **options)  # fmt: skip
+    return cell, work, n * max(c_i * size**rank, c_o * results**rank)
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))

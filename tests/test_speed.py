@@ -1,5 +1,6 @@
 """The benchmark: what it computes and prints. No test looks at a time."""
 
+import functools
 import importlib.util
 import json
 import math
@@ -8,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+import jaxconv as jc
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "speed.py"
@@ -106,3 +110,18 @@ def test_every_kind_of_work_of_the_list_has_its_cell(speed):
                  "WaveNet", "causal", "audio", "3-D 3x3x3", "3-D depthwise", "31x31", "batch 1",
                  "batch 32", "ViT", "max 15x15", "max 3-D", "avg 15x15", "avg global"):  # fmt: skip
         assert word in names
+
+
+def test_layers_by_lot_are_the_same_for_the_same_seed_and_can_be_run(speed):
+    cells = speed.drawn(40, 3)
+    assert cells == speed.drawn(40, 3)
+    assert cells != speed.drawn(40, 4)
+    assert len({cell.name for cell in cells}) == 40
+    assert {cell.kind for cell in cells} >= {"conv", "conv_transpose", "max_pool", "avg_pool"}
+    for cell in cells:
+        shapes = [cell.image] if cell.pool else [cell.image, cell.kernel]
+        arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+        if cell.pool:
+            cell.options["window"] = cell.kernel
+        call = functools.partial(getattr(jc, cell.kind), **cell.options)
+        assert jax.eval_shape(call, *arrays).size

@@ -4,7 +4,8 @@
     input_grad   the output for the kernel turned by 180 degrees
     kernel_grad  w[k, (a, o)] = sum_t p[t, k] y[t - a*dilation, o]
 
-where p[t, k] holds the patches along all axes but the first, whose positions are t.
+where p[t, k] holds the patches along all axes but the first, whose positions are t. For a kernel
+gradient more of the first axes may be on the side of y: as makes the least that is written.
 
 `patches` writes every element of x once for each tap of the window, this once for a tap of a row,
 and as many results: less where results are few, and a product that is the window's first axis
@@ -13,7 +14,9 @@ general matrix multiplication, 2017, here for one axis of the window.
 """
 
 import functools
+import itertools
 import math
+import operator
 
 import jax.numpy as jnp
 from jax import Array
@@ -122,8 +125,10 @@ def errors_axes(problem: Problem) -> int:
 
 
 def most_axes(geometry: Geometry) -> int:
-    """How many axes, from the first on, have no stride."""
-    return next((axis for axis, s in enumerate(geometry.stride) if s > 1), geometry.rank)
+    """How many axes, from the first on, have no stride, and taps few enough to be written out."""
+    strided = next((axis for axis, s in enumerate(geometry.stride) if s > 1), geometry.rank)
+    taps = itertools.accumulate(geometry.window[:strided], operator.mul)
+    return max(1, sum(count <= patches.MOST_TAPS for count in taps))
 
 
 def _written(problem: Problem, axes: int) -> int:
