@@ -529,7 +529,7 @@ def test_nothing_at_all(empty):
 # Configurations at random.
 
 
-@settings(EXAMPLES, max_examples=40)
+@settings(EXAMPLES, max_examples=20)
 @given(layers())
 def test_conv_gradients_of_any_configuration(layer):
     shape, kernel_shape, options, channels_last = layer
@@ -548,7 +548,7 @@ def test_conv_gradients_of_any_configuration(layer):
         assert_close(got, want, 1e-12)
 
 
-@settings(EXAMPLES, max_examples=25)
+@settings(EXAMPLES, max_examples=15)
 @given(poolings(), st.sampled_from(DIVISORS), st.booleans())
 def test_pool_gradients_of_any_configuration(pooling, divisor, ties):
     shape, window, options, channels_last = pooling

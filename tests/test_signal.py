@@ -87,7 +87,7 @@ def test_mixed_sizes(ours, scipys, mode, x_shape, k_shape):
             function(x, k, "valid")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     function=st.sampled_from(["correlate", "convolve"]),
     mode=st.sampled_from(MODES),
