@@ -203,12 +203,12 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
     strided, backwards = geometry.stride != (1, 1), problem.projection == "input_grad"
     if taps < 4 or (strided and backwards):
         return False
-    sizes, count = geometry.output if backwards else geometry.spatial, _positions(problem)
+    sizes, positions = geometry.output if backwards else geometry.spatial, _positions(problem)
     if any(6 * e > 5 * n for e, n in zip(geometry.extent, sizes, strict=True)):
         return True
     if summed < 6:
-        return results <= 16 or (count >= 196 and not last)
-    count *= problem.shapes[0][0]
+        return results <= 16 or (positions >= 196 and not last)
+    count = problem.shapes[0][0] * positions
     if strided:
         if summed <= 20:
             return count >= 4000 and taps <= 64
@@ -216,7 +216,7 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
         return results > 20 and count > 800 and few and summed * taps <= 2600
     least, most = min(results, summed), max(results, summed)
     wide = 80 < least < 192 or (least > 80 and geometry.dilation != (1, 1))
-    large = _positions(problem) > 4096
+    large = positions > 4096
     if results <= 4 and summed >= 24:
         return results == 1 and not large
     if (wide or (large and results > 32)) and taps != 4:

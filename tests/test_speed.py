@@ -121,7 +121,6 @@ def test_layers_by_lot_are_the_same_for_the_same_seed_and_can_be_run(speed):
     for cell in cells:
         shapes = [cell.image] if cell.pool else [cell.image, cell.kernel]
         arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
-        if cell.pool:
-            cell.options["window"] = cell.kernel
-        call = functools.partial(getattr(jc, cell.kind), **cell.options)
+        options = cell.options | ({"window": cell.kernel} if cell.pool else {})
+        call = functools.partial(getattr(jc, cell.kind), **options)
         assert jax.eval_shape(call, *arrays).size

@@ -94,8 +94,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
         return jnp.stack(images).reshape(shape)
 
     def results(block: Block, *xs: Array) -> Array:
-        part = _part(problem, block, xs)
-        patches = apart(functools.partial(_written_out, problem, block.rows), part)
+        patches = _of_block(problem, block, xs)
         return apart(functools.partial(products, block), patches)
 
     parts = _blocks(problem, x.shape[0])
@@ -105,8 +104,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     def operands(block: Block, y: Array, *xs: Array) -> tuple[Array, Array]:
-        part = _part(problem, block, xs)
-        patches = apart(functools.partial(_written_out, problem, block.rows), part)
+        patches = _of_block(problem, block, xs)
         return _matrices(patches, True)[0], taken(y, block, 1)
 
     y = y.astype(sum_dtype(problem))
@@ -125,8 +123,7 @@ def _kernel_grad_of_few(problem: Problem, x: Array, y: Array) -> Array:
         return total([_dot(problem, *pair, (1, 1)) for pair in pairs])
 
     def results(block: Block, y: Array, *xs: Array) -> Array:
-        part = _part(problem, block, xs)
-        patches = apart(functools.partial(_written_out, problem, block.rows), part)
+        patches = _of_block(problem, block, xs)
         return apart(products, patches, taken(y, block, 2))
 
     w = summed(results, _blocks(problem, x.shape[0]), y, *_read(problem, x))
@@ -173,6 +170,12 @@ def _read(problem: Problem, x: Array) -> list[Array]:
     geometry, last = problem.form.geometry, problem.form.layout.channels_last
     frames, stride = read_frames(geometry, 1 if last else 2), 1 if last else geometry.stride[-1]
     return apart(lambda x: residues(x, frames, stride), x.astype(sum_dtype(problem)))
+
+
+def _of_block(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
+    """The patches of a block, a computation of their own."""
+    part = _part(problem, block, xs)
+    return apart(functools.partial(_written_out, problem, block.rows), part)
 
 
 def _part(problem: Problem, block: Block, xs: Sequence[Array]) -> list[Array]:
