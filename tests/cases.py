@@ -18,6 +18,14 @@ TOLERANCE = {
     "float16": 2**-11 + 1e-5,
 }
 
+#: Whether all cases are run (`pytest --full`).
+FULL = False
+
+
+def examples(count: int) -> int:
+    """How many examples hypothesis draws: three times as many with `--full`."""
+    return 3 * count if FULL else count
+
 
 class Case(NamedTuple):
     """A call of `conv` (or `conv_transpose`), channels first."""

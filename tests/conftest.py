@@ -1,5 +1,8 @@
 """Settings for all tests: double precision at hand, and no promotion that nobody asked for."""
 
+import collections
+
+import cases
 import jax
 import pytest
 
@@ -12,6 +15,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 def pytest_addoption(parser):
     parser.addoption("--algorithm", default="", help="compute by this one all that it can compute")
+    parser.addoption("--full", action="store_true", help="every case of the thinned tables")
 
 
 class Documentation:
@@ -27,9 +31,26 @@ class Documentation:
 
 def pytest_configure(config):
     """With `--algorithm NAME`, put it first in the table: the tests then run once more by it."""
+    config.addinivalue_line("markers", "thinned(n): every n-th case, all of them with --full")
+    cases.FULL = config.getoption("--full")
     config.pluginmanager.register(Documentation())
     if name := config.getoption("--algorithm"):
         _choice.TABLE = (_choice.Row(name, lambda problem: True, "under test"), *_choice.TABLE)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep every n-th case of a test marked `thinned(n)`: all of them take an hour on two cores."""
+    if cases.FULL:
+        return
+    seen: collections.Counter[str] = collections.Counter()
+    kept, left = [], []
+    for item in items:
+        mark = item.get_closest_marker("thinned")
+        test = item.nodeid.partition("[")[0]
+        (left if mark and seen[test] % mark.args[0] else kept).append(item)
+        seen[test] += 1
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(scope="module", autouse=True)

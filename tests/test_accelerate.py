@@ -160,6 +160,7 @@ def test_convolutions_are_laxs(name):
     assert (taken["conv_general_dilated"], left["conv_general_dilated"]) == (not mixed, mixed)
 
 
+@pytest.mark.thinned(2)
 @every_convolution
 def test_their_derivatives_are_laxs(name):
     x, w, options = CONVOLUTIONS[name]

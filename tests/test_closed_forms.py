@@ -82,6 +82,7 @@ class Conv:
 # The convolution's gradients.
 
 
+@pytest.mark.thinned(3)
 @EACH_LAYOUT
 @pytest.mark.parametrize("case", CONV + MODES, ids=ids(CONV + MODES))
 def test_conv_gradients(case, channels_last):
@@ -529,7 +530,7 @@ def test_nothing_at_all(empty):
 # Configurations at random.
 
 
-@settings(EXAMPLES, max_examples=20)
+@settings(EXAMPLES, max_examples=cases.examples(20))
 @given(layers())
 def test_conv_gradients_of_any_configuration(layer):
     shape, kernel_shape, options, channels_last = layer
@@ -548,7 +549,7 @@ def test_conv_gradients_of_any_configuration(layer):
         assert_close(got, want, 1e-12)
 
 
-@settings(EXAMPLES, max_examples=15)
+@settings(EXAMPLES, max_examples=cases.examples(15))
 @given(poolings(), st.sampled_from(DIVISORS), st.booleans())
 def test_pool_gradients_of_any_configuration(pooling, divisor, ties):
     shape, window, options, channels_last = pooling

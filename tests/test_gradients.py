@@ -49,6 +49,7 @@ def projections(case):
     return [(output, (x, w)), (input_grad, (y, w)), (kernel_grad, (x, y))]
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("projection", range(3), ids=["output", "input_grad", "kernel_grad"])
 @pytest.mark.parametrize("case", VARIED, ids=ids(VARIED))
 def test_every_projection_to_third_order(case, projection):
@@ -62,6 +63,7 @@ def test_padding_modes(case):
     check_grads(lambda *args: jc.conv(*args, **case.options), (x, w, bias), **DIFFERENCES)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("case", TRANSPOSE, ids=ids(TRANSPOSE))
 def test_conv_transpose(case):
     y, w, _ = case.arrays()
@@ -73,6 +75,7 @@ def test_conv_transpose(case):
     )
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("pool", [jc.max_pool, jc.min_pool, jc.avg_pool])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_pools(case, pool):

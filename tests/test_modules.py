@@ -456,6 +456,7 @@ LAYOUTS = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 both_layouts = pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("biased", [True, False])
@@ -471,6 +472,7 @@ def test_torch_conv_moves_over(axes, groups, biased, first):
     assert_as_torch(ours, theirs, jnp.moveaxis(images(4, axes), -1, 1), layout)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("transpose_kernel", [True, False])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import TOLERANCE
+from cases import TOLERANCE, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -87,7 +87,7 @@ def test_mixed_sizes(ours, scipys, mode, x_shape, k_shape):
             function(x, k, "valid")
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=examples(50), deadline=None, derandomize=True)
 @given(
     function=st.sampled_from(["correlate", "convolve"]),
     mode=st.sampled_from(MODES),

@@ -73,6 +73,7 @@ def test_reference_is_the_loops_in_both_layouts(case):
     assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", CONV_DTYPES)
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_conv_in_each_dtype(case, dtype):
@@ -230,6 +231,7 @@ def test_max_pool_and_indices_equal_loops(case):
     np.testing.assert_array_equal(jc.reference.max_pool(x, case.window, **case.options), y)
 
 
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "uint8", "int32"])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_max_and_min_pool_in_each_dtype(case, dtype):
