@@ -254,6 +254,7 @@ def distinct(shape, dtype):
     return jnp.asarray(order - order.size // 2, dtype)
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("case", WINDOWS)
 @pytest.mark.parametrize("monoid", MONOIDS)
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bfloat16"])
@@ -264,6 +265,7 @@ def test_windows_are_laxs(monoid, case, dtype):
     assert (taken[name], left[name]) == (case not in LEFT, case in LEFT)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", sorted(set(WINDOWS) - {"no windows"}))
 @pytest.mark.parametrize("monoid", MONOIDS)
 def test_their_derivatives_and_maps_are_laxs(monoid, case):

@@ -122,6 +122,7 @@ LARGER = [
     (Case("large-window", (2, 3, 30, 21), (3, 1, 13, 11), {"groups": 3, "padding": 5}), "fft"),
     (Case("wide-stride", (2, 3, 11, 9), (4, 3, 2, 3), {"stride": 4, "padding": 1}), "phases"),
     (Case("stride-twice", (2, 3, 11, 9), (4, 3, 3, 3), {"stride": 2, "padding": 3}), "phases"),
+    (Case("groups-twice", (2, 6, 9, 8), (8, 3, 3, 3), {"stride": (2, 3), "groups": 2}), "phases"),
     (Case("whole-rows", (2, 3, 4, 12), (5, 3, 4, 3), {"stride": (1, 3)}), "matmul"),
     (Case("long-rows", (2, 3, 9, 8), (2, 3, 1, 1), {"stride": 2, "padding": 1}), "matmul"),
     (Case("by-image", (2, 2, 16, 16), (3, 2, 2, 2), {"stride": 2}), "matmul"),
@@ -129,6 +130,7 @@ LARGER = [
 ]  # fmt: skip
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize(("case", "name"), LARGER, ids=[case.id for case, _ in LARGER])
 def test_larger_projections_equal_the_form(case, name, last, monkeypatch):

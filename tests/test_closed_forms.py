@@ -196,6 +196,7 @@ def pulled(pool, window, channels_last=False, **options):
     return lambda x, dy: jax.vjp(forward, x)[1](dy)[0]
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("kind", ["first", "last", "ties"])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_max_pool_gradient(case, kind):
@@ -215,6 +216,7 @@ def test_max_pool_gradient(case, kind):
 DIVISORS = [{}, {"count_include_pad": False}, {"divisor_override": -3}]
 
 
+@pytest.mark.thinned(3)
 @EACH_LAYOUT
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_avg_pool_gradient(case, channels_last):

@@ -57,6 +57,7 @@ def test_every_projection_to_third_order(case, projection):
     check_grads(function, operands, **DIFFERENCES)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", VARIED_MODES, ids=ids(VARIED_MODES))
 def test_padding_modes(case):
     x, w, bias = case.arrays()

@@ -594,6 +594,7 @@ def test_interrupted(tmp_path, seconds):
         stderr=subprocess.PIPE,
         text=True,
         env=environment(PYTHONUNBUFFERED="1"),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A job's may be ignored.
     )
     assert process.stdout is not None
     for line in process.stdout:

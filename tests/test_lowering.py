@@ -80,6 +80,7 @@ def with_gradients(function, operands):
     return run if jnp.issubdtype(operands[0].dtype, jnp.floating) else function
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
 @EVERY_CALL
 def test_lowers_for(name, platform):

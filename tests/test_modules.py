@@ -143,11 +143,13 @@ def check_linen(name, args, options):
             assert_close(got, jax.grad(lambda v, x: loss(v, x, flaxs), (0, 1))(variables, x))
 
 
+@pytest.mark.thinned(2)
 @each(CONV)
 def test_linen_conv_is_flaxs(args, options):
     check_linen("Conv", args, options)
 
 
+@pytest.mark.thinned(2)
 @each(TRANSPOSED)
 def test_linen_conv_transpose_is_flaxs(args, options):
     check_linen("ConvTranspose", args, options)

@@ -54,6 +54,7 @@ def test_conv_equals_loops(case):
     assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", CONV + MODES, ids=ids(CONV + MODES))
 def test_conv_equals_the_form_and_the_reference(case):
     x, w, bias = case.arrays()
@@ -65,6 +66,7 @@ def test_conv_equals_the_form_and_the_reference(case):
     assert_close(jc.reference.conv(x, w, bias, **case.options), y, TOLERANCE["float64"])
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_reference_is_the_loops_in_both_layouts(case):
     x, w, _ = case.arrays()
@@ -108,6 +110,7 @@ def test_conv_transpose_is_the_forms_projection(case):
     assert_close(x.reshape(want.shape), want, TOLERANCE["float64"])
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", CONV_DTYPES)
 @pytest.mark.parametrize("case", TRANSPOSE, ids=ids(TRANSPOSE))
 def test_conv_transpose_in_each_dtype(case, dtype):
@@ -212,6 +215,7 @@ def test_gradients_keep_each_arrays_dtype():
     assert float(dx[0, 0, 4]) == 12
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_max_pool_and_indices_equal_loops(case):
     x = case.array()
@@ -247,6 +251,7 @@ def test_max_and_min_pool_in_each_dtype(case, dtype):
     np.testing.assert_array_equal(got.reshape(least.shape), turn(least))
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("extra", [{}, {"count_include_pad": False}, {"divisor_override": -3}],
                          ids=["counted", "not-counted", "divisor"])  # fmt: skip
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))

@@ -182,6 +182,7 @@ def test_adaptive_pools_equal_loops_in_both_layouts(image, output):
     np.testing.assert_array_equal(jc.adaptive_max_pool(np.round(x), output), got[0])
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("pool", [jc.adaptive_avg_pool, jc.adaptive_max_pool])
 @adaptive
 def test_derivatives_of_adaptive_pools(image, output, pool):
@@ -227,6 +228,7 @@ def test_adaptive_ties_go_to_the_first():
 # The p-norm.
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("p", [1, 2.0, 1.5, 3, math.inf])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_lp_pool_equals_loops(case, p):

@@ -7,7 +7,7 @@ Position `Q*s + r - low` of x meets tap `j*s + r` of w alone, so with residues a
     input_grad(y, w)        =  depth to space of input_grad(y, w')
     kernel_grad(x, y)       =  the same of kernel_grad(x', y)
 
-Where channels are many the zeros would cost more than they save: there the input gradient is taken
+Where channels are many, or in groups, whose channels stay together, the input gradient is taken
 residue by residue, each with the taps that it has. XLA:CPU's convolution with a dilated input, the
 usual form of that gradient, multiplies mostly zeros, in 3-D one element after the other.
 """
@@ -38,7 +38,8 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     """x' = input_grad(y, w'), and depth to space."""
     geometry, layout = problem.form.geometry, problem.form.layout
     even = all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True))
-    if not even and layout.split_kernel(w.shape)[1] > FEW_CHANNELS:
+    many = not even and layout.split_kernel(w.shape)[1] > FEW_CHANNELS
+    if many or geometry.groups > 1:
         return _by_residues(problem, y, w)
     x = solve(problem, "input_grad", _deep(geometry), y, _kernel_to_depth(problem, w))
     return _image_to_space(problem, x)
@@ -55,8 +56,8 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 def refuses(problem: Problem) -> str | None:
     """It is written for strides, without groups, and without dilation on a strided axis."""
     geometry = problem.form.geometry
-    if geometry.groups > 1:
-        return "it has no groups"
+    if geometry.groups > 1 and problem.projection != "input_grad":
+        return f"it has no {problem.projection} of groups"
     if geometry.stride == (1,) * geometry.rank:
         return "no axis has a stride"
     if any(s > 1 and d > 1 for s, d in zip(geometry.stride, geometry.dilation, strict=True)):
@@ -191,7 +192,7 @@ def _by_residues(problem: Problem, y: Array, w: Array) -> Array:
         reach = [(k - 1) * d for k, d in zip(taps, geometry.dilation, strict=True)]
         ends = zip(geometry.output, counts, starts, reach, strict=True)
         padding = tuple((start, m - n - start + e) for m, n, start, e in ends)
-        plain = Geometry(counts, taps, (1,) * rank, padding, geometry.dilation)
+        plain = Geometry(counts, taps, (1,) * rank, padding, geometry.dilation, geometry.groups)
         return solve(problem, "input_grad", plain, y, part)
 
     def interleaved(at: tuple[int, ...]) -> Array:
