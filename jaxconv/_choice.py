@@ -90,7 +90,8 @@ def _positions(problem: Problem) -> int:
 
 def _is_little(problem: Problem) -> bool:
     """So few products that it matters more how long they take to compile."""
-    count = problem.shapes[0][0] * _positions(problem)
+    groups, *_ = blocks(problem.form, problem.shapes, problem.projection)
+    count = groups * problem.shapes[0][0] * _positions(problem)
     return count * math.prod(_widths(problem)) < LEAST_PRODUCTS
 
 
@@ -129,6 +130,17 @@ def _is_between(problem: Problem) -> bool:
     plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32
     taken = not problem.form.layout.channels_last or _positions(problem) >= 400
     return few and plain and taken and 9 <= math.prod(geometry.window) <= 25
+
+
+@_for_cpu
+def _is_slim_and_strided(problem: Problem) -> bool:
+    """A strided input gradient of groups of some channels, as loops over residues that waste no
+    product. A loop over all residues at once is as fast for a channel alone, or half the work."""
+    geometry = problem.form.geometry
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    strided = math.prod(geometry.stride) > (1 if geometry.rank == 1 else 2)
+    some = groups > 1 and inputs > 1 and 8 <= inputs * outputs <= 64
+    return problem.projection == "input_grad" and strided and some and not _is_little(problem)
 
 
 @_for_cpu
@@ -308,6 +320,7 @@ TABLE: tuple[Row, ...] = (
         _is_between,
         "groups of some channels: windows written out, one batch of products",
     ),
+    Row("phases", _is_slim_and_strided, "strided groups of some channels: residue by residue"),
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
     Row("winograd", _is_winograds, "3x3: 16 products for 36"),

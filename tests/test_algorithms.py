@@ -186,6 +186,7 @@ def scaled(rng, shape, badly):
         ((2, 24, 13, 13), (48, 12, 3, 3), {"padding": 1, "groups": 2}),
         ((1, 64, 34, 34), (24, 64, 5, 5), {"padding": 2}),
         ((2, 32, 24, 24), (32, 8, 3, 3), {"padding": 1, "groups": 4}),
+        ((2, 32, 40, 40), (32, 4, 3, 3), {"padding": 1, "groups": 8, "stride": 2}),
     ],
     ids=[
         "winograd",
@@ -199,6 +200,7 @@ def scaled(rng, shape, badly):
         "groups",
         "kn2row",
         "grouped",
+        "strided-groups",
     ],
 )
 def test_auto_is_within_four_times_the_error_of_direct(image, kernel, options, badly):
@@ -245,6 +247,9 @@ def test_every_row_of_the_table_is_taken():
         ]
     strided = jc.explain((4, 16, 64, 64), (32, 16, 3, 3), stride=2, padding=1, platform="cpu")
     assert [step.algorithm for step in strided.input_grad] == ["phases", "patches"]
+    options: Any = {"groups": 32, "stride": 2, "padding": 1, "platform": "cpu"}
+    grouped = jc.explain((1, 128, 56, 56), (128, 4, 3, 3), **options)
+    assert [step.algorithm for step in grouped.input_grad] == ["phases", "shift"]
     named = {row.algorithm for row in _choice.TABLE}
     assert named == set(_algorithms.REGISTER)
 
