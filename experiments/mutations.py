@@ -66,8 +66,8 @@ def apply(slip: Slip, checkout: Path) -> None:
 
 def run_tests(checkout: Path, tests: Iterable[str]) -> tuple[int, str]:
     """Pytest's exit code on these tests, and its output."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    ran = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "--full", "-q", "-x", "-p", "no:cacheprovider"]
+    ran = subprocess.run([*command, *tests], cwd=checkout, capture_output=True, text=True)
     return ran.returncode, ran.stdout + ran.stderr
 
 
