@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 import jaxconv as jc
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 INSIDE = "JAXCONV_TEST_DEVICES" in os.environ
 inside = pytest.mark.skipif(not INSIDE, reason="runs in the process with four devices")
 
@@ -168,7 +170,6 @@ SHARDED = [(name, AxisType.Auto) for name in FUNCTIONS] + [
 
 
 @inside
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize(("name", "kind"), SHARDED)
 def test_every_function_of_a_sharded_array(name, kind):
     """The first array split over the devices: same values and gradients.

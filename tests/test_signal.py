@@ -66,6 +66,7 @@ SIZES = {
 MIXED = {"2d": ((5, 2), (3, 4)), "3d": ((2, 5, 3), (3, 2, 3))}
 
 
+@pytest.mark.thinned(5)
 @both
 @all_modes
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128], ids=["real", "complex"])

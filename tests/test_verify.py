@@ -652,6 +652,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("name", SHAPES)
 def test_wrong_shapes(name):
     conv, argument, shape, words = SHAPES[name]
