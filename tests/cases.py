@@ -23,8 +23,8 @@ FULL = False
 
 
 def examples(count: int) -> int:
-    """How many examples hypothesis draws: three times as many with `--full`."""
-    return 3 * count if FULL else count
+    """How many examples hypothesis draws: six times as many with `--full`."""
+    return 6 * count if FULL else count
 
 
 class Case(NamedTuple):

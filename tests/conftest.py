@@ -1,6 +1,7 @@
 """Settings for all tests: double precision at hand, and no promotion that nobody asked for."""
 
 import collections
+import os
 
 import cases
 import jax
@@ -8,6 +9,10 @@ import pytest
 
 from jaxconv import _choice
 
+#: Programs are small and workers as many as cores: to compile each in parts takes longer.
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1".strip()
+)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

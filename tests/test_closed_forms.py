@@ -460,6 +460,7 @@ FUNCTIONS = {
 each_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
+@pytest.mark.thinned(2)
 @each_function
 def test_jit_vmap_and_eval_shape(name):
     function, operands = FUNCTIONS[name]
@@ -481,6 +482,7 @@ def test_jit_vmap_and_eval_shape(name):
             assert_close(got[at], function(*one), 1e-13)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", list(FUNCTIONS)[1::2] + list(FUNCTIONS)[4::2])
 def test_themselves_differentiable(name):
     """To second order both ways; a winner's position is no function to differentiate."""
@@ -534,7 +536,7 @@ def test_nothing_at_all(empty):
 # Configurations at random.
 
 
-@settings(EXAMPLES, max_examples=cases.examples(20))
+@settings(EXAMPLES, max_examples=cases.examples(10))
 @given(layers())
 def test_conv_gradients_of_any_configuration(layer):
     shape, kernel_shape, options, channels_last = layer
@@ -553,7 +555,7 @@ def test_conv_gradients_of_any_configuration(layer):
         assert_close(got, want, 1e-12)
 
 
-@settings(EXAMPLES, max_examples=cases.examples(15))
+@settings(EXAMPLES, max_examples=cases.examples(8))
 @given(poolings(), st.sampled_from(DIVISORS), st.booleans())
 def test_pool_gradients_of_any_configuration(pooling, divisor, ties):
     shape, window, options, channels_last = pooling

@@ -287,7 +287,7 @@ def test_an_image_is_moved():
     assert moved[..., 0].tolist() == [[0, 4, 5], [0, 7, 8], [0, 0, 0]]
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(4)
 @pytest.mark.parametrize("network", lenet_networks.NETWORKS)
 @pytest.mark.parametrize("optimiser", lenet_training.RATES)
 def test_steps_are_torchs(network, optimiser):
@@ -383,7 +383,7 @@ def test_a_bar_on_a_terminal():
 
 def test_killed_again_and_again():
     """Kills of one run, at moments drawn at random: while it starts, compiles, steps, saves."""
-    count = 10 if cases.FULL else 3
+    count = 10 if cases.FULL else 2
     kills = [
         sys.executable,
         str(SCRIPT.parent / "lenet_kills.py"),
@@ -452,6 +452,7 @@ def interrupt(checkpoint):
     (checkpoint / "sha256.json").unlink()
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -526,7 +527,7 @@ def test_the_step_of_a_nan_is_the_right_one(tmp_path):
 
 
 def test_a_batch_over_four_devices(tmp_path):
-    options = ("--epochs", "3", "--batch", "64", "--optimiser", "sgd")
+    options = ("--epochs", "2", "--batch", "64", "--optimiser", "sgd")
     one = run(*options, "--out", tmp_path / "one")
     four = run(*options, "--out", tmp_path / "four", "--data-parallel", "4")
     assert four.returncode == 0, four.stderr
@@ -597,6 +598,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("seconds", [0.2, 1.5])
 def test_interrupted(tmp_path, seconds):
     """Ctrl-C is an exit code and a line, whatever is being computed or written."""

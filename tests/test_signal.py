@@ -88,7 +88,7 @@ def test_mixed_sizes(ours, scipys, mode, x_shape, k_shape):
             function(x, k, "valid")
 
 
-@settings(max_examples=examples(50), deadline=None, derandomize=True)
+@settings(max_examples=examples(25), deadline=None, derandomize=True)
 @given(
     function=st.sampled_from(["correlate", "convolve"]),
     mode=st.sampled_from(MODES),
@@ -269,6 +269,7 @@ def test_the_sliding_window_of_the_definition(mode):
 REAL, COMPLEX, LARGER, SMALLER = np.float64, np.complex128, ((4,), (3,)), ((2,), (4,))
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("function", [jc.correlate, jc.convolve])
 @pytest.mark.parametrize(
     ("mode", "dtype", "shapes"),

@@ -234,6 +234,7 @@ def test_every_function_under_every_transformation(name, assert_right):
     assert_right(FUNCTIONS[name].function, FUNCTIONS[name].arrays())
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_linear_in_an_argument_is_transposed(name):
     for at in FUNCTIONS[name].linear:
@@ -253,6 +254,7 @@ def test_the_table_has_every_function():
     assert called == public - {"accelerate", "algorithms", "explain"} | {"filters.apply"}
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_debug_nans_finds_none(name):
     """Nothing computes a NaN on the way to a finite result, derivatives included."""

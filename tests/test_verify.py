@@ -170,6 +170,7 @@ every_conv = pytest.mark.parametrize("conv", CONVS.values(), ids=CONVS)
 # Right formulas pass.
 
 
+@pytest.mark.thinned(2)
 @every_conv
 def test_right_closed_forms_pass(conv):
     found = first_order(conv, conv.args, closed_form=conv.by_hand())
@@ -234,6 +235,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_functions_pass(name):
     fn, args, closed_form = RIGHT[name]
@@ -352,6 +354,7 @@ def test_groups_mixed_in_the_result(slip):
     assert_named(found, x="groups mixed", w="groups mixed")
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("conv", [GROUPED, GROUPED_LAST], ids=["first", "last"])
 @pytest.mark.parametrize("what", ["operands", "dy"])
 def test_groups_mixed_in_the_data(conv, what):
@@ -444,6 +447,7 @@ FACTORS = {
 }
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("name", FACTORS)
 def test_constant_factors(name):
     change, words = FACTORS[name]

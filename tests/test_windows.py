@@ -159,6 +159,7 @@ def test_fold_sums_half_precision_in_float32():
 # Adaptive pools.
 
 
+@pytest.mark.thinned(3)
 @adaptive
 def test_adaptive_pools_equal_loops_in_both_layouts(image, output):
     rank = len(output)
