@@ -34,7 +34,6 @@ from ._frame import (
     residues,
     result_dtype,
     sum_dtype,
-    total,
 )
 
 #: Fewer input channels than this are not worth being last.
@@ -88,10 +87,12 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     matrix = w.reshape((-1, c_o) if last else (c_o, -1))
 
     def products(block: Block, patches: Array) -> Array:
-        pairs = [(part, matrix) if last else (matrix, part) for part in _matrices(patches, last)]
-        images = [_dot(problem, *pair, (1, 0)) for pair in pairs]
-        shape = layout.image((block.images,), c_o, (block.rows, *sizes[1:]))
-        return jnp.stack(images).reshape(shape)
+        if last:
+            y = _dot(problem, patches.reshape(-1, patches.shape[-1]), matrix, (1, 0))
+        else:
+            alike = jnp.broadcast_to(matrix, (block.images, *matrix.shape))
+            y = _dot(problem, alike, patches.reshape(*patches.shape[:2], -1), (2, 1), 1)
+        return y.reshape(layout.image((block.images,), c_o, (block.rows, *sizes[1:])))
 
     def results(block: Block, *xs: Array) -> Array:
         patches = _of_block(problem, block, xs)
@@ -105,7 +106,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     def operands(block: Block, y: Array, *xs: Array) -> tuple[Array, Array]:
         patches = _of_block(problem, block, xs)
-        return _matrices(patches, True)[0], taken(y, block, 1)
+        return patches, taken(y, block, 1)
 
     y = y.astype(sum_dtype(problem))
     w = summed_across(problem, operands, _blocks(problem, x.shape[0]), y, *_read(problem, x))
@@ -114,13 +115,14 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 
 
 def _kernel_grad_of_few(problem: Problem, x: Array, y: Array) -> Array:
-    """Positions last, as they are: to turn the errors would take longer than a slower product."""
+    """Positions last, as they are: to turn the errors would take longer than slower products, of
+    which XLA:CPU is quickest with a batch, one to an image."""
     y = y.astype(sum_dtype(problem))
     c_o = problem.form.layout.channels(y.shape)
 
     def products(patches: Array, errors: Array) -> Array:
-        pairs = zip(errors.reshape(len(errors), c_o, -1), _matrices(patches, False), strict=True)
-        return total([_dot(problem, *pair, (1, 1)) for pair in pairs])
+        pair = errors.reshape(len(errors), c_o, -1), patches.reshape(*patches.shape[:2], -1)
+        return _dot(problem, *pair, (2, 2), 1).sum(0)
 
     def results(block: Block, y: Array, *xs: Array) -> Array:
         patches = _of_block(problem, block, xs)
@@ -216,14 +218,7 @@ def stacked(read: Callable[..., Array], window: Sequence[int], axis: int) -> Arr
     return jnp.stack(parts, axis + len(others))
 
 
-def _matrices(patches: Array, last: bool) -> list[Array]:
-    """Patches as matrices: one in all where they follow one another, else one to an image."""
-    if last:
-        return [patches.reshape(-1, patches.shape[-1])]
-    return [part.reshape(patches.shape[1], -1) for part in patches]
-
-
-def _dot(problem: Problem, a: Array, b: Array, axes: tuple[int, int]) -> Array:
-    """The product of two matrices, summed over these axes."""
-    contracted = ((axes[0],), (axes[1],))
-    return lax.dot_general(a, b, (contracted, ((), ())), precision=problem.form.precision)
+def _dot(problem: Problem, a: Array, b: Array, axes: tuple[int, int], batch: int = 0) -> Array:
+    """The product of two matrices, or of pairs of them, summed over these axes."""
+    contracted, alike = ((axes[0],), (axes[1],)), tuple(range(batch))
+    return lax.dot_general(a, b, (contracted, (alike, alike)), precision=problem.form.precision)
