@@ -109,7 +109,8 @@ def _is_slim(problem: Problem) -> bool:
     """So few channels, to a group or in all, that a matrix product has nothing to share."""
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     if problem.projection == "kernel_grad" and groups == 1:
-        return inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
+        few = inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
+        return few or _is_slim_by_planes(problem, inputs, outputs)
     if inputs * outputs > 64 or groups > 1:
         return inputs * outputs <= 64
     results, summed, taps = _widths(problem)
@@ -119,6 +120,15 @@ def _is_slim(problem: Problem) -> bool:
         return results <= 16
     many = problem.shapes[0][0] * _positions(problem) >= 6000
     return many and results <= 16 and (taps <= 9 or max(results, summed) < 8)
+
+
+def _is_slim_by_planes(problem: Problem, inputs: int, outputs: int) -> bool:
+    """Kernel gradients of planes, which products of windows and errors would have turned first."""
+    geometry = problem.form.geometry
+    if problem.form.layout.channels_last or geometry.rank != 2 or _is_little(problem):
+        return False
+    slim = inputs * outputs <= 64 and max(inputs, outputs) <= 16
+    return slim and math.prod(geometry.window) <= 9
 
 
 @_for_cpu
