@@ -182,3 +182,28 @@ def test_no_large_constants():
             return (pool(x, (3, 3), stride=1, padding=1) ** 2).sum()
 
         assert len(jax.jit(jax.grad(loss)).lower(x).as_text()) < 40_000
+
+
+@pytest.mark.parametrize("layout", [None, "NHWC"])
+@pytest.mark.parametrize("algorithm", ["auto", *jc.algorithms()])
+@pytest.mark.parametrize(("channels", "groups"), [((1, 8), 1), ((8, 8), 1), ((16, 16), 2)])
+def test_programs_do_not_grow_with_the_batch(channels, groups, algorithm, layout):
+    """A product to each image of a batch of 1,000 takes half a minute to compile."""
+    (c_i, c_o), batch = channels, 1000
+    shapes = [(batch, c_i, 28, 28), (c_o, c_i // groups, 3, 3)]
+    if layout:
+        shapes = [(batch, 28, 28, c_i), (3, 3, c_i // groups, c_o)]
+
+    def step(x, w):
+        options = {"groups": groups, "layout": layout, "algorithm": algorithm}
+        return jax.vjp(lambda x, w: jc.conv(x, w, padding=1, **options), x, w)[1]
+
+    x, w = (jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)
+    y = jax.eval_shape(lambda x, w: jc.conv(x, w, padding=1, groups=groups, layout=layout), x, w)
+    try:
+        lowered = jax.jit(lambda x, w, y: step(x, w)(y)).trace(x, w, y)
+    except ValueError as error:
+        assert f"algorithm {algorithm!r} cannot compute this output" in str(error)
+        return
+    text = lowered.lower(lowering_platforms=("cpu",)).as_text()
+    assert text.count("stablehlo.dot_general") + text.count("stablehlo.convolution") <= 100
