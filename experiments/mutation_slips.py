@@ -537,8 +537,8 @@ FAST = [
     Slip(
         "patches: the block's rows of y not taken where channels are last",
         ALGORITHMS + "patches.py",
-        "_matrices(patches, True)[0], taken(y, block, 1)",
-        "_matrices(patches, True)[0], taken(y, block, 1, 0)",
+        "return patches, taken(y, block, 1)",
+        "return patches, taken(y, block, 1, 0)",
         f"{LARGER}[blocks-first]",
     ),
     Slip(

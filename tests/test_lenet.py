@@ -383,7 +383,7 @@ def test_a_bar_on_a_terminal():
 
 def test_killed_again_and_again():
     """Kills of one run, at moments drawn at random: while it starts, compiles, steps, saves."""
-    count = 10 if cases.FULL else 2
+    count = 10 if cases.FULL else 3
     kills = [
         sys.executable,
         str(SCRIPT.parent / "lenet_kills.py"),
@@ -399,9 +399,9 @@ def test_killed_again_and_again():
     assert done.stdout.endswith("\nthe same, bit for bit\n")
     (kills,) = re.findall(r"^killed (\d+) times, then left alone", done.stdout, re.M)
     assert int(kills) >= 0.8 * count  # a quick machine may come to the end
-    assert (
-        len(set(re.findall(r"^kill .*(going on after step \d+|starting)", done.stdout, re.M))) > 1
-    )
+    if cases.FULL:  # a few may all come while it starts
+        states = re.findall(r"^kill .*(going on after step \d+|starting)", done.stdout, re.M)
+        assert len(set(states)) > 1
 
 
 def test_kills_that_change_something_are_told(monkeypatch, capsys):
@@ -527,7 +527,7 @@ def test_the_step_of_a_nan_is_the_right_one(tmp_path):
 
 
 def test_a_batch_over_four_devices(tmp_path):
-    options = ("--epochs", "2", "--batch", "64", "--optimiser", "sgd")
+    options = ("--epochs", "3", "--batch", "64", "--optimiser", "sgd")
     one = run(*options, "--out", tmp_path / "one")
     four = run(*options, "--out", tmp_path / "four", "--data-parallel", "4")
     assert four.returncode == 0, four.stderr

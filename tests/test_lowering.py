@@ -203,7 +203,8 @@ def test_programs_do_not_grow_with_the_batch(channels, groups, algorithm, layout
     try:
         lowered = jax.jit(lambda x, w, y: step(x, w)(y)).trace(x, w, y)
     except ValueError as error:
-        assert f"algorithm {algorithm!r} cannot compute this output" in str(error)
-        return
+        if f"algorithm {algorithm!r} cannot compute this output" in str(error):
+            return
+        raise
     text = lowered.lower(lowering_platforms=("cpu",)).as_text()
     assert text.count("stablehlo.dot_general") + text.count("stablehlo.convolution") <= 100
