@@ -37,6 +37,7 @@ class Documentation:
 def pytest_configure(config):
     """With `--algorithm NAME`, put it first in the table: the tests then run once more by it."""
     config.addinivalue_line("markers", "thinned(n): every n-th case, all of them with --full")
+    config.addinivalue_line("markers", "full: with --full only, as shorter tests cover it")
     cases.FULL = config.getoption("--full")
     config.pluginmanager.register(Documentation())
     if name := config.getoption("--algorithm"):
@@ -44,7 +45,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keep every n-th case of a test marked `thinned(n)`: all of them take an hour on two cores."""
+    """Keep every n-th case of a test marked `thinned(n)`, and none of one marked `full`: all of
+    them take more than an hour on two cores."""
     if cases.FULL:
         return
     seen: collections.Counter[str] = collections.Counter()
@@ -52,7 +54,8 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         mark = item.get_closest_marker("thinned")
         test = item.nodeid.partition("[")[0]
-        (left if mark and seen[test] % mark.args[0] else kept).append(item)
+        out = item.get_closest_marker("full") or (mark and seen[test] % mark.args[0])
+        (left if out else kept).append(item)
         seen[test] += 1
     items[:] = kept
     config.hook.pytest_deselected(items=left)

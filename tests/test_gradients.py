@@ -82,7 +82,7 @@ def test_conv_transpose(case):
     )
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("pool", [jc.max_pool, jc.min_pool, jc.avg_pool])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_pools(case, pool):

@@ -56,6 +56,7 @@ def test_a_cell_with_all_that_can_be_measured(tmp_path):
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.full
 def test_pools_transposed_and_double_precision():
     for only in ("max 3-D", "U-Net 2x2 s2 transposed, kernel"):
         ran = run("--only", only, "--dtype", "float64")

@@ -50,7 +50,7 @@ def all_three(function):
     return run
 
 
-@pytest.mark.thinned(8)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("which", ["image", "kernel", "both"])
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_vmap_of_conv_and_its_gradients(case, which):
@@ -62,7 +62,7 @@ def test_vmap_of_conv_and_its_gradients(case, which):
         assert_close(one, other, 1e-12)
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("which", ["image", "kernel", "both"])
 @pytest.mark.parametrize("case", CONV[::3], ids=ids(CONV[::3]))
 def test_vmap_channels_last(case, which):
@@ -225,7 +225,7 @@ def assert_compiled(function, args):
     assert_close(scanned[0], y + function(*(2 * value for value in args)), 1e-13)
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize(
     "assert_right", [assert_compiled, assert_derivatives, assert_mapped, assert_exported]
 )
@@ -234,7 +234,7 @@ def test_every_function_under_every_transformation(name, assert_right):
     assert_right(FUNCTIONS[name].function, FUNCTIONS[name].arrays())
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_linear_in_an_argument_is_transposed(name):
     for at in FUNCTIONS[name].linear:
@@ -254,7 +254,7 @@ def test_the_table_has_every_function():
     assert called == public - {"accelerate", "algorithms", "explain"} | {"filters.apply"}
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_debug_nans_finds_none(name):
     """Nothing computes a NaN on the way to a finite result, derivatives included."""

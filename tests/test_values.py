@@ -55,7 +55,7 @@ def test_conv_equals_loops(case):
     assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("case", CONV + MODES, ids=ids(CONV + MODES))
 def test_conv_equals_the_form_and_the_reference(case):
     x, w, bias = case.arrays()
@@ -67,7 +67,7 @@ def test_conv_equals_the_form_and_the_reference(case):
     assert_close(jc.reference.conv(x, w, bias, **case.options), y, TOLERANCE["float64"])
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_reference_is_the_loops_in_both_layouts(case):
     x, w, _ = case.arrays()
