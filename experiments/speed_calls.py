@@ -113,7 +113,7 @@ def laxs(cell: Cell, last: bool) -> Callable[..., Any]:
                 cell.image[2:], strides(cell), cell.kernel[2:], pairs(cell), strict=True
             )
         ]
-        batch, channels = cell.image[0], cell.kernel[1]
+        batch, channels = cell.image[0], cell.kernel[1] * cell.options.get("groups", 1)
         shape = (batch, *sizes, channels) if last else (batch, channels, *sizes)
         x = jax.ShapeDtypeStruct(shape, y.dtype)
         return jax.linear_transpose(lambda x: convolve(x, w), x)(y)[0]
