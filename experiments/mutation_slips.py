@@ -558,9 +558,16 @@ FAST = [
     Slip(
         "kn2row: rows of taps added up without their shift",
         ALGORITHMS + "kn2row.py",
-        "(1, a * d, block.rows, 1)",
-        "(1, 0, block.rows, 1)",
+        "(1 + n, a * geometry.dilation[n], counts[n], 1)",
+        "(1 + n, 0, counts[n], 1)",
         f"{LARGER}[row-blocks-first]",
+    ),
+    Slip(
+        "kn2row: planes of few results added up as if nothing were dilated",
+        ALGORITHMS + "kn2row.py",
+        "(first + axis, a * d, m, 1)",
+        "(first + axis, a, m, 1)",
+        f"{LARGER}[few-results-first]",
     ),
     Slip(
         "kn2row: errors of a kernel gradient shifted the other way",
@@ -572,8 +579,8 @@ FAST = [
     Slip(
         "kn2row: blocks without the rows that they share",
         ALGORITHMS + "kn2row.py",
-        "taken(x, block, 1, block.row, block.rows + reach)",
-        "taken(x, block, 1, 0, block.rows + reach)",
+        "taken(x, block, axis, block.row, block.rows + geometry.extent[0] - 1)",
+        "taken(x, block, axis, 0, block.rows + geometry.extent[0] - 1)",
         f"{LARGER}[one-row-blocks-first]",
     ),
     Slip(

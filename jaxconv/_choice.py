@@ -20,6 +20,8 @@ from ._geometry import Partition
 
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
+#: Channels that XLA:CPU packs as a whole, and fewer than it packs at all.
+LANES, FEWEST_PACKED = 8, 6
 #: Products that take as long as writing out a number.
 PACE = 16
 DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
@@ -122,6 +124,22 @@ def _is_slim(problem: Problem) -> bool:
     return many and results <= 16 and (taps <= 9 or max(results, summed) < 8)
 
 
+@_for_cpu
+def _is_of_few(problem: Problem) -> bool:
+    """Results of so few channels that those of all taps are less than the taps of all inputs; yet
+    not fewer positions than a product of all that is read is worth."""
+    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    if problem.projection == "kernel_grad" or geometry.groups > 1 or not kn2row.is_of_few(problem):
+        return False
+    results, summed, taps = _widths(problem)
+    if sum_dtype(problem).kind != "f" or _is_little(problem) or taps == 1:
+        return False
+    least, most = (16, 64 if results > 2 else math.inf) if last else (32, math.inf)
+    sizes = geometry.spatial if problem.projection == "input_grad" else geometry.output
+    read = math.prod(n + e - 1 for n, e in zip(sizes, geometry.extent, strict=True))
+    return least <= summed <= most and read <= (6 if geometry.rank == 3 else 3) * math.prod(sizes)
+
+
 def _is_slim_by_planes(problem: Problem, inputs: int, outputs: int) -> bool:
     """Kernel gradients of planes, which products of windows and errors would have turned first."""
     geometry = problem.form.geometry
@@ -219,33 +237,40 @@ def _is_written_out(problem: Problem) -> bool:
 
 
 def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
-    """Outputs and input gradients: many positions or channels, but not so many channels that XLA's
-    own products are as fast; windows that are mostly padding, or that a stride takes few of."""
-    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    """Outputs and input gradients: results enough to pay for what is written, and more of them
+    where XLA packs whole vectors of channels; windows that are mostly padding."""
+    geometry = problem.form.geometry
     strided, backwards = geometry.stride != (1, 1), problem.projection == "input_grad"
     if taps < 4 or (strided and backwards):
         return False
     sizes, positions = geometry.output if backwards else geometry.spatial, _positions(problem)
     if any(6 * e > 5 * n for e, n in zip(geometry.extent, sizes, strict=True)):
         return True
-    if summed < 6:
-        return results <= 16 or (positions >= 196 and not last)
-    count = problem.shapes[0][0] * positions
+    if summed < FEWEST_PACKED:
+        return _few_written_out(problem, results, summed, taps)
+    count, packed = problem.shapes[0][0] * positions, summed % LANES == 0
     if strided:
-        if summed <= 20:
-            return count >= 4000 and taps <= 64
-        few = results <= 64 or summed < 64
-        return results > 20 and count > 800 and few and summed * taps <= 2600
+        wide = results >= 48 or (results > 20 and summed < 64 and not packed)
+        return wide and count > 800 and summed * taps <= 2600
     least, most = min(results, summed), max(results, summed)
     wide = 80 < least < 192 or (least > 80 and geometry.dilation != (1, 1))
-    large = positions > 4096
-    if results <= 4 and summed >= 24:
-        return results == 1 and not large
-    if (wide or (large and results > 32)) and taps != 4:
+    if (wide or (positions > 4096 and results > 32)) and taps != 4:
         return False
-    if summed == 16 and 8 < results <= 16 and taps <= 9:
-        return False  # A vector of channels, which XLA packs whole.
+    if packed:
+        large = count * results * summed * taps >= 2**24
+        return large and (results >= 48 or (results >= 32 and summed >= 64 and taps <= 25))
     return most <= 14 or least >= 28 or count > 3000
+
+
+def _few_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
+    """Outputs and input gradients that are summed over a few channels, which XLA packs one by one:
+    faster by planes of positions; else where results are few as well."""
+    positions, last = _positions(problem), problem.form.layout.channels_last
+    if problem.form.geometry.stride != (1, 1):
+        many = problem.shapes[0][0] * positions >= 4000 and taps <= 64
+        return many and (results <= 16 or (not last and taps <= 9))
+    wide = summed <= 2 or results >= 64 or positions >= 4000
+    return results <= 16 or (positions >= 196 and wide and not last)
 
 
 def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
@@ -276,7 +301,7 @@ def _costs(problem: Problem) -> dict[str, float]:
     for axes in range(1, 1 + (kn2row.most_axes(geometry) if gradient else 1)):
         ahead = math.prod(geometry.window[:axes])
         places = math.prod((*read[:axes], *sizes[axes:]))
-        columns = results * ahead if gradient else kn2row.width(results * ahead)
+        columns = results * ahead if gradient else patches.width(results * ahead)
         by_rows = cost(places, summed * taps // ahead, columns, 1 if gradient else 1.5)
         costs["kn2row"] = min(by_rows, costs.get("kn2row", math.inf))
     products = problem.shapes[0][0] * math.prod((*sizes, results, summed, taps))
@@ -331,6 +356,7 @@ TABLE: tuple[Row, ...] = (
         "groups of some channels: windows written out, one batch of products",
     ),
     Row("phases", _is_slim_and_strided, "strided groups of some channels: residue by residue"),
+    Row("kn2row", _is_of_few, "few results: those of all taps by one product, shifted and added"),
     Row("shift", _is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", _on_cpu_convolution, "groups of many channels: one after the other"),
     Row("winograd", _is_winograds, "3x3: 16 products for 36"),

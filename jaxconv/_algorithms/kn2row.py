@@ -19,7 +19,8 @@ import math
 import operator
 
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
 from .._form import Problem
 from .._geometry import Geometry
@@ -34,6 +35,7 @@ from ._frame import (
     channels_last,
     cut,
     framed,
+    moved,
     padded,
     read_frames,
     result_dtype,
@@ -42,8 +44,8 @@ from ._frame import (
 )
 from .taps import refuses as has_no_product
 
-#: Columns that XLA:CPU's product computes at once: 30 take longer than 32.
-LANES = 32
+#: Results so few that all taps are channels of the product.
+FEW = 4
 
 
 def refuses(problem: Problem) -> str | None:
@@ -58,6 +60,8 @@ def refuses(problem: Problem) -> str | None:
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
     """y[t, o] = sum_a z[t + a*dilation, a, o]."""
+    if is_of_few(problem) and not problem.form.layout.channels_last:
+        return _output_of_few(problem, x, w)
     return channels_last(problem, _output, x, w)
 
 
@@ -77,26 +81,77 @@ ALGORITHM = Algorithm(
 
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
-    geometry = problem.form.geometry
-    c_o = w.shape[-1]
-    taps, d = geometry.window[0], geometry.dilation[0]
+    geometry, axes = problem.form.geometry, problem.form.geometry.rank if is_of_few(problem) else 1
+    c_o, window = w.shape[-1], geometry.window[:axes]
     product = functools.partial(jnp.matmul, precision=problem.form.precision)
-    matrix = jnp.moveaxis(w.astype(sum_dtype(problem)), 0, -2).reshape(-1, taps * c_o)
-    matrix = framed(matrix, [Frame(1, 0, width(taps * c_o))])
+    matrix = jnp.moveaxis(w.astype(sum_dtype(problem)), range(axes), range(-1 - axes, -1))
+    matrix = matrix.reshape(-1, c_o * math.prod(window))
+    matrix = framed(matrix, [Frame(1, 0, patches.width(matrix.shape[1]))])
 
     def results(block: Block, x: Array, matrix: Array) -> Array:
-        patches = apart(functools.partial(_written_out, geometry, 1), _part(geometry, block, x))
-        z = apart(product, patches.reshape(-1, patches.shape[-1]), matrix)
-        rows = block.rows + (taps - 1) * d
-        z = z.reshape(block.images, rows, *geometry.output[1:], matrix.shape[1])
+        part = _part(geometry, block, x)
+        if axes < geometry.rank:
+            part = apart(functools.partial(_written_out, geometry, axes), part)
+        z = apart(product, part.reshape(-1, part.shape[-1]), matrix)
+        z = z.reshape(*part.shape[:-1], matrix.shape[1])
 
-        def tap(z: Array, a: int) -> Array:
-            return cut(z, [(1, a * d, block.rows, 1), (z.ndim - 1, a * c_o, c_o, 1)])
+        def tap(z: Array, at: tuple[int, ...]) -> Array:
+            counts = (block.rows, *geometry.output[1:])
+            cuts = [(1 + n, a * geometry.dilation[n], counts[n], 1) for n, a in enumerate(at)]
+            number = sum(a * math.prod(window[n + 1 :]) for n, a in enumerate(at))
+            return cut(z, [*cuts, (z.ndim - 1, number * c_o, c_o, 1)])
 
-        return apart(lambda z: total([tap(z, a) for a in range(taps)]), z)
+        return apart(lambda z: total([tap(z, at) for at in np.ndindex(*window)]), z)
 
-    y = collected(results, _blocks(problem), 1, _read(problem, x), matrix)
+    y = collected(results, _blocks(problem, axes), 1, _read(problem, x), matrix)
     return y.astype(result_dtype(problem))
+
+
+def is_of_few(problem: Problem) -> bool:
+    """Whether results are so few that all taps are channels of the product."""
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    few = inputs if problem.projection == "input_grad" else outputs
+    return few <= FEW and set(problem.form.geometry.stride) == {1}
+
+
+def _output_of_few(problem: Problem, x: Array, w: Array) -> Array:
+    """Positions last in either layout: the results of all taps are planes, which are shifted and
+    added up in one loop."""
+    geometry, layout = problem.form.geometry, problem.form.layout
+    last, dtype = layout.channels_last, sum_dtype(problem)
+    matrix = jnp.swapaxes(moved("w", w.astype(dtype), last, True), -1, -2)
+    matrix = matrix.reshape(-1, matrix.shape[-1])
+    frames = read_frames(geometry, 1 if last else 2)
+    x = apart(lambda x: padded(x, frames), x.astype(dtype))
+
+    def product(x: Array, matrix: Array) -> Array:
+        positions = x.reshape(x.shape[0], -1, x.shape[-1]) if last else x.reshape(*x.shape[:2], -1)
+        alike = jnp.broadcast_to(matrix, (x.shape[0], *matrix.shape))
+        sides = ((2,), (2 if last else 1,)), ((0,), (0,))
+        return lax.dot_general(alike, positions, sides, precision=problem.form.precision)
+
+    def results(block: Block, x: Array, matrix: Array) -> Array:
+        part = _part(geometry, block, x, 1 if last else 2)
+        z = apart(product, part, matrix)
+        sizes = (block.rows + geometry.extent[0] - 1, *geometry.read[1:])
+        z = z.reshape(block.images, *geometry.window, -1, *sizes)
+        return apart(functools.partial(_added_up, geometry, block.rows), z)
+
+    y = collected(results, _blocks(problem, geometry.rank), 2, x, matrix)
+    return (jnp.moveaxis(y, 1, -1) if last else y).astype(result_dtype(problem))
+
+
+def _added_up(geometry: Geometry, rows: int, z: Array) -> Array:
+    """`(n, *window, c, *positions)` to `(n, c, *results)`."""
+    first = 2 + geometry.rank
+
+    def tap(at: tuple[int, ...]) -> Array:
+        sides = zip(at, geometry.dilation, (rows, *geometry.output[1:]), strict=True)
+        cuts = [(first + axis, a * d, m, 1) for axis, (a, d, m) in enumerate(sides)]
+        plane = cut(z, [*cuts, *((1 + axis, a, 1, 1) for axis, a in enumerate(at))])
+        return plane.reshape(z.shape[0], *plane.shape[first - 1 :])
+
+    return total([tap(at) for at in np.ndindex(*geometry.window)])
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
@@ -170,9 +225,8 @@ def _read(problem: Problem, x: Array) -> Array:
     return apart(lambda x: padded(x, frames), x.astype(sum_dtype(problem)))
 
 
-def _part(geometry: Geometry, block: Block, x: Array) -> Array:
-    reach = (geometry.window[0] - 1) * geometry.dilation[0]
-    return taken(x, block, 1, block.row, block.rows + reach)
+def _part(geometry: Geometry, block: Block, x: Array, axis: int = 1) -> Array:
+    return taken(x, block, axis, block.row, block.rows + geometry.extent[0] - 1)
 
 
 def _written_out(geometry: Geometry, axes: int, x: Array) -> Array:
@@ -191,9 +245,3 @@ def _written_out(geometry: Geometry, axes: int, x: Array) -> Array:
 
     stacked = patches.stacked(read, geometry.window[axes:], x.ndim - 1)
     return stacked.reshape(*x.shape[: 1 + axes], *geometry.output[axes:], -1)
-
-
-def width(columns: int) -> int:
-    """Columns of a product, up to a multiple of what XLA:CPU computes at once, if that is near."""
-    whole = -(-columns // LANES) * LANES
-    return whole if whole * 4 <= columns * 5 else columns
