@@ -126,8 +126,7 @@ def _is_slim(problem: Problem) -> bool:
 
 @_for_cpu
 def _is_of_few(problem: Problem) -> bool:
-    """Results of so few channels that those of all taps are less than the taps of all inputs; yet
-    not fewer positions than a product of all that is read is worth."""
+    """Results of so few channels that those of all taps are less than the taps of all inputs."""
     geometry, last = problem.form.geometry, problem.form.layout.channels_last
     if problem.projection == "kernel_grad" or geometry.groups > 1 or not kn2row.is_of_few(problem):
         return False
@@ -135,9 +134,7 @@ def _is_of_few(problem: Problem) -> bool:
     if sum_dtype(problem).kind != "f" or _is_little(problem) or taps == 1:
         return False
     least, most = (16, 64 if results > 2 else math.inf) if last else (32, math.inf)
-    sizes = geometry.spatial if problem.projection == "input_grad" else geometry.output
-    read = math.prod(n + e - 1 for n, e in zip(sizes, geometry.extent, strict=True))
-    return least <= summed <= most and read <= (6 if geometry.rank == 3 else 3) * math.prod(sizes)
+    return least <= summed <= most
 
 
 def _is_slim_by_planes(problem: Problem, inputs: int, outputs: int) -> bool:
@@ -157,6 +154,7 @@ def _is_between(problem: Problem) -> bool:
     few = groups >= 4 and 64 <= inputs * outputs <= 128
     plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32
     taken = not problem.form.layout.channels_last or _positions(problem) >= 400
+    taken &= problem.projection == "kernel_grad" or _widths(problem)[0] > kn2row.FEW
     return few and plain and taken and 9 <= math.prod(geometry.window) <= 25
 
 
@@ -253,8 +251,9 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
         wide = results >= 48 or (results > 20 and summed < 64 and not packed)
         return wide and count > 800 and summed * taps <= 2600
     least, most = min(results, summed), max(results, summed)
-    wide = 80 < least < 192 or (least > 80 and geometry.dilation != (1, 1))
-    if (wide or (positions > 4096 and results > 32)) and taps != 4:
+    if (80 < least < 192 or (positions > 4096 and results > 32)) and taps != 4:
+        return False
+    if geometry.dilation != (1, 1):
         return False
     if packed:
         large = count * results * summed * taps >= 2**24
@@ -279,6 +278,9 @@ def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) 
     count, last = _positions(problem), problem.form.layout.channels_last
     images = problem.shapes[0][0] * count * (results + summed)
     if count < taps or (not last and results * summed * taps > images):
+        return False
+    strided = problem.form.geometry.stride != (1, 1)
+    if strided and not last and summed >= 24 and taps <= 25:
         return False
     if taps < 25 or summed >= 6:
         return True

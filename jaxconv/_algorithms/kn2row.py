@@ -108,10 +108,18 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
 
 
 def is_of_few(problem: Problem) -> bool:
-    """Whether results are so few that all taps are channels of the product."""
-    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    few = inputs if problem.projection == "input_grad" else outputs
-    return few <= FEW and set(problem.form.geometry.stride) == {1}
+    """Whether results are so few that all taps are channels of the product, where that writes less
+    than one axis' taps would."""
+    geometry = problem.form.geometry
+    _, summed, results = blocks(problem.form, problem.shapes, problem.projection)
+    sizes = geometry.output
+    if problem.projection == "input_grad":
+        summed, results, sizes = results, summed, geometry.spatial
+    read = [n + e - 1 for n, e in zip(sizes, geometry.extent, strict=True)]
+    window = geometry.window
+    planes = math.prod(read[1:]) * (summed + results * math.prod(window))
+    rows = math.prod(sizes[1:]) * (summed * math.prod(window[1:]) + results * window[0])
+    return results <= FEW and set(geometry.stride) == {1} and planes <= rows
 
 
 def _output_of_few(problem: Problem, x: Array, w: Array) -> Array:
