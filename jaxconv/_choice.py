@@ -154,7 +154,7 @@ def _is_between(problem: Problem) -> bool:
     few = groups >= 4 and 64 <= inputs * outputs <= 128
     plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32
     taken = not problem.form.layout.channels_last or _positions(problem) >= 400
-    taken &= problem.projection == "kernel_grad" or _widths(problem)[0] > kn2row.FEW
+    taken &= problem.projection == "kernel_grad" or _widths(problem)[0] > 4
     return few and plain and taken and 9 <= math.prod(geometry.window) <= 25
 
 

@@ -113,7 +113,7 @@ LARGER = [
     (Case("blocks", (3, 17, 9, 7), (4, 17, 3, 3), {"padding": 1, "stride": (2, 1)}), "patches"),
     (Case("few-blocks", (2, 3, 12, 11), (9, 3, 5, 4), {"padding": 2, "stride": 2}), "patches"),
     (Case("one-row-blocks", (2, 7, 13, 9), (5, 7, 4, 3), {"padding": 2}), "kn2row"),
-    (Case("few-results", (3, 9, 14, 6), (2, 9, 3, 4), {"dilation": (2, 1)}), "kn2row"),
+    (Case("few-results", (3, 9, 14, 16), (2, 9, 3, 4), {"dilation": (2, 1)}), "kn2row"),
     (Case("row-blocks", (3, 5, 17, 4), (9, 5, 3, 3), {"dilation": (2, 1)}), "kn2row"),
     (Case("row-volume", (3, 3, 5, 4, 5), (11, 3, 3, 2, 2), {"stride": (1, 2, 1)}), "kn2row"),
     (Case("errors-blocks", (3, 13, 9, 6), (2, 13, 3, 4), {"dilation": (2, 1)}), "kn2row"),

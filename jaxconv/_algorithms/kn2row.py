@@ -44,8 +44,8 @@ from ._frame import (
 )
 from .taps import refuses as has_no_product
 
-#: Results so few that all taps are channels of the product.
-FEW = 4
+#: Results so few that all taps are channels of the product, by the number of axes.
+FEW = {1: 4, 2: 8, 3: 16}
 
 
 def refuses(problem: Problem) -> str | None:
@@ -119,7 +119,7 @@ def is_of_few(problem: Problem) -> bool:
     window = geometry.window
     planes = math.prod(read[1:]) * (summed + results * math.prod(window))
     rows = math.prod(sizes[1:]) * (summed * math.prod(window[1:]) + results * window[0])
-    return results <= FEW and set(geometry.stride) == {1} and planes <= rows
+    return results <= FEW[geometry.rank] and set(geometry.stride) == {1} and planes <= rows
 
 
 def _output_of_few(problem: Problem, x: Array, w: Array) -> Array:
