@@ -5,12 +5,15 @@
     kernel_grad  w[k, (a, o)] = sum_t p[t, k] y[t - a*dilation, o]
 
 where p[t, k] holds the patches along all axes but the first, whose positions are t. For a kernel
-gradient more of the first axes may be on the side of y: as makes the least that is written.
+gradient more of the first axes may be on the side of y: as makes the least that is written. Where
+results are few, all axes' taps are channels of z, and nothing of x is written out:
+
+    y[t, o] = sum_k z[t + k*dilation, k, o],   z[t, k, o] = sum_i x[t, i] w[k, i, o]
 
 `patches` writes every element of x once for each tap of the window, this once for a tap of a row,
 and as many results: less where results are few, and a product that is the window's first axis
 times as wide. Source: Vasudevan, Anderson and Gregg, Parallel multi channel convolution using
-general matrix multiplication, 2017, here for one axis of the window.
+general matrix multiplication, 2017, where all taps are; here mostly those of one axis.
 """
 
 import functools
@@ -119,7 +122,8 @@ def is_of_few(problem: Problem) -> bool:
     window = geometry.window
     planes = math.prod(read[1:]) * (summed + results * math.prod(window))
     rows = math.prod(sizes[1:]) * (summed * math.prod(window[1:]) + results * window[0])
-    return results <= FEW[geometry.rank] and set(geometry.stride) == {1} and planes <= rows
+    few = results <= FEW[geometry.rank] and math.prod(window) <= patches.MOST_TAPS
+    return few and set(geometry.stride) == {1} and planes <= rows
 
 
 def _output_of_few(problem: Problem, x: Array, w: Array) -> Array:

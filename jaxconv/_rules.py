@@ -1,0 +1,207 @@
+"""Which problems the rows of the table in `_choice` are about: questions to a static `Problem`.
+
+Each holds where an algorithm is at least as exact as `direct` within the documented bound, and
+faster as measured by `experiments/`. Those of the algorithms that write windows out are in
+`_written_out`.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ._algorithms import kn2row
+from ._algorithms._frame import blocks, sum_dtype
+from ._form import PROJECTIONS, Problem
+from ._geometry import Partition
+
+#: Products that are worth a program of several loops.
+LEAST_PRODUCTS = 2**19
+DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
+
+
+def is_convolution(problem: Problem) -> bool:
+    return problem.projection in PROJECTIONS
+
+
+def is_adaptive(problem: Problem) -> bool:
+    return problem.projection.startswith("window") and isinstance(problem.form.geometry, Partition)
+
+
+def is_columns(problem: Problem) -> bool:
+    return problem.projection in ("unfold", "fold")
+
+
+def is_anything(problem: Problem) -> bool:
+    return True
+
+
+def on_one_cpu(problem: Problem) -> bool:
+    return problem.on_one_cpu and problem.static
+
+
+def on_cpu_convolution(problem: Problem) -> bool:
+    return is_convolution(problem) and on_one_cpu(problem)
+
+
+def for_cpu(fits: Callable[[Problem], bool]) -> Callable[[Problem], bool]:
+    """A row about convolutions on one CPU: `fits` is asked of no other problem."""
+
+    @functools.wraps(fits)
+    def on_cpu(problem: Problem) -> bool:
+        return on_cpu_convolution(problem) and fits(problem)
+
+    return on_cpu
+
+
+def widths(problem: Problem) -> tuple[int, int, int]:
+    """`(results, summed, taps)`: channels of the result, channels and taps that are summed."""
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    taps = math.prod(problem.form.geometry.window)
+    if problem.projection == "input_grad":
+        return inputs, outputs, taps
+    return outputs, inputs, taps
+
+
+def area(problem: Problem) -> int:
+    """Positions of an image that a product runs over."""
+    geometry = problem.form.geometry
+    return math.prod(geometry.spatial if problem.projection == "input_grad" else geometry.output)
+
+
+def is_little(problem: Problem) -> bool:
+    """So few products that it matters more how long they take to compile."""
+    groups, *_ = blocks(problem.form, problem.shapes, problem.projection)
+    count = groups * problem.shapes[0][0] * area(problem)
+    return count * math.prod(widths(problem)) < LEAST_PRODUCTS
+
+
+@for_cpu
+def is_cut_up(problem: Problem) -> bool:
+    """Windows that do not overlap, of three axes, which XLA:CPU is slow to reorder."""
+    geometry = problem.form.geometry
+    apart = problem.projection == "output" and geometry.window == geometry.stride
+    several = 1 < math.prod(geometry.window) <= 64
+    return apart and geometry.rank == 3 and several and not is_little(problem)
+
+
+@for_cpu
+def is_slim(problem: Problem) -> bool:
+    """So few channels, to a group or in all, that a matrix product has nothing to share."""
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    if problem.projection == "kernel_grad" and groups == 1:
+        few = inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
+        return few or _is_slim_by_planes(problem, inputs, outputs)
+    if inputs * outputs > 64 or groups > 1:
+        return inputs * outputs <= 64
+    results, summed, taps = widths(problem)
+    if problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1:
+        return results <= 16 and taps < 25 and math.prod(problem.form.geometry.output) < 784
+    if problem.form.geometry.rank != 2 or is_little(problem):
+        return results <= 16
+    many = problem.shapes[0][0] * area(problem) >= 6000
+    return many and results <= 16 and (taps <= 9 or max(results, summed) < 8)
+
+
+@for_cpu
+def is_of_few(problem: Problem) -> bool:
+    """Results of so few channels that those of all taps are less than the taps of all inputs."""
+    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    if problem.projection == "kernel_grad" or geometry.groups > 1 or not kn2row.is_of_few(problem):
+        return False
+    results, summed, taps = widths(problem)
+    if sum_dtype(problem).kind != "f" or is_little(problem) or taps == 1:
+        return False
+    least, most = (16, 64 if results > 2 else math.inf) if last else (32, math.inf)
+    return least <= summed <= most
+
+
+def _is_slim_by_planes(problem: Problem, inputs: int, outputs: int) -> bool:
+    """Kernel gradients of planes, which products of windows and errors would have turned first."""
+    geometry = problem.form.geometry
+    if problem.form.layout.channels_last or geometry.rank != 2 or is_little(problem):
+        return False
+    slim = inputs * outputs <= 64 and max(inputs, outputs) <= 16
+    return slim and math.prod(geometry.window) <= 9
+
+
+@for_cpu
+def is_between(problem: Problem) -> bool:
+    """Groups of too many channels for loops, and too few for products of their own."""
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    geometry = problem.form.geometry
+    few = groups >= 4 and 64 <= inputs * outputs <= 128
+    plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32
+    taken = not problem.form.layout.channels_last or area(problem) >= 400
+    taken &= problem.projection == "kernel_grad" or widths(problem)[0] > 4
+    return few and plain and taken and 9 <= math.prod(geometry.window) <= 25
+
+
+@for_cpu
+def is_slim_and_strided(problem: Problem) -> bool:
+    """A strided input gradient of groups of some channels, as loops over residues that waste no
+    product. A loop over all residues at once is as fast for a channel alone, or half the work."""
+    geometry = problem.form.geometry
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    strided = math.prod(geometry.stride) > (1 if geometry.rank == 1 else 2)
+    some = groups > 1 and inputs > 1 and 8 <= inputs * outputs <= 64
+    return problem.projection == "input_grad" and strided and some and not is_little(problem)
+
+
+@for_cpu
+def is_strided_gradient(problem: Problem) -> bool:
+    """A strided input gradient, where XLA:CPU's form of it multiplies mostly zeros."""
+    if problem.projection != "input_grad":
+        return False
+    geometry = problem.form.geometry
+    results, summed, _ = widths(problem)
+    if geometry.rank == 1:
+        return results >= 16
+    if geometry.rank == 3:
+        return True
+    if max(geometry.stride) == 1 or is_little(problem):
+        return False
+    window = max(geometry.window)
+    if summed <= 20 or window > min(geometry.output):
+        return True
+    if window % 2 and results >= 64 and math.prod(geometry.output) >= 784:
+        return True
+    some = summed <= results * (4 * window - 6)
+    return some and (summed <= 40 or math.prod(geometry.output) >= 1600)
+
+
+@for_cpu
+def is_large_window(problem: Problem) -> bool:
+    """Few channels and so many taps that even zeros up to the input's size are fewer products."""
+    geometry = problem.form.geometry
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    taps, read = math.prod(geometry.window), math.prod(geometry.read)
+    return inputs * outputs <= 16 and taps >= 128 and 24 * read <= math.prod(geometry.output) * taps
+
+
+@for_cpu
+def is_thick(problem: Problem) -> bool:
+    """Three spatial axes, which XLA:CPU is slow on, or a kernel that outweighs a small image."""
+    geometry = problem.form.geometry
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    least = min(inputs, outputs)
+    if geometry.rank == 3:
+        return least >= 8
+    if problem.projection == "kernel_grad":
+        return False
+    return least >= 384 and problem.shapes[0][0] * math.prod(geometry.output) <= 1024
+
+
+@for_cpu
+def is_elemental(problem: Problem) -> bool:
+    """What XLA:CPU convolves element by element: integers, and double precision but for the plain
+    form with two spatial axes; a gradient of few taps or to few channels is not plain."""
+    dtype, geometry = sum_dtype(problem), problem.form.geometry
+    if dtype.kind in "iu":
+        return True
+    backwards = problem.projection == "input_grad"
+    strided = backwards and geometry.stride != (1,) * geometry.rank
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    strided |= backwards and (math.prod(geometry.window) <= 4 or inputs <= 4)
+    return dtype in DOUBLE and (strided or (geometry.rank != 2 and min(inputs, outputs) >= 8))

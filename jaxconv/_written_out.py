@@ -1,0 +1,134 @@
+"""Where it pays to write windows out, and by which of the algorithms that do: see `_choice`."""
+
+import math
+
+from ._algorithms import kn2row, patches, winograd
+from ._algorithms._frame import sum_dtype
+from ._form import Problem
+from ._rules import DOUBLE, area, for_cpu, is_little, widths
+
+#: Products that take as long as writing out a number.
+PACE = 16
+#: Channels that XLA:CPU packs as a whole, and fewer than it packs at all.
+LANES, FEWEST_PACKED = 8, 6
+
+
+@for_cpu
+def is_winograds(problem: Problem) -> bool:
+    """3x3 with channels enough for matrix products, yet not so many that the kernel's transform,
+    16 numbers for 9, weighs as much as the image's."""
+    return _costs_least("winograd", problem)
+
+
+@for_cpu
+def _is_cheaper_by_rows(problem: Problem) -> bool:
+    """Where less is written if the taps of the first axes are channels of the results."""
+    too_large = problem.projection != "kernel_grad" and widths(problem)[2] > patches.MOST_TAPS
+    return too_large or _costs_least("kn2row", problem)
+
+
+@for_cpu
+def is_row_wise(problem: Problem) -> bool:
+    return is_written_out(problem) and _is_cheaper_by_rows(problem)
+
+
+@for_cpu
+def is_written_out(problem: Problem) -> bool:
+    """Where XLA:CPU's convolution is slower than products of windows written out in blocks."""
+    geometry, dtype = problem.form.geometry, sum_dtype(problem)
+    results, summed, taps = widths(problem)
+    if dtype.kind != "f" or (geometry.rank < 3 and dtype in DOUBLE) or is_little(problem):
+        return False
+    if geometry.rank == 1:
+        return results <= 2 and summed >= 16 and taps >= 5
+    if geometry.rank == 3:
+        return summed <= 128
+    rule = _kernel_written_out if problem.projection == "kernel_grad" else _image_written_out
+    return rule(problem, results, summed, taps)
+
+
+def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
+    """Outputs and input gradients: results enough to pay for what is written, and more of them
+    where XLA packs whole vectors of channels; windows that are mostly padding."""
+    geometry = problem.form.geometry
+    strided, backwards = geometry.stride != (1, 1), problem.projection == "input_grad"
+    if taps < 4 or (strided and backwards):
+        return False
+    sizes, positions = geometry.output if backwards else geometry.spatial, area(problem)
+    if any(6 * e > 5 * n for e, n in zip(geometry.extent, sizes, strict=True)):
+        return True
+    if summed < FEWEST_PACKED:
+        return _few_written_out(problem, results, summed, taps)
+    count, packed = problem.shapes[0][0] * positions, summed % LANES == 0
+    if strided:
+        wide = results >= 48 or (results > 20 and summed < 64 and not packed)
+        return wide and count > 800 and summed * taps <= 2600
+    least, most = min(results, summed), max(results, summed)
+    if (80 < least < 192 or (positions > 4096 and results > 32)) and taps != 4:
+        return False
+    if geometry.dilation != (1, 1):
+        return False
+    if packed:
+        large = count * results * summed * taps >= 2**24
+        return large and (results >= 48 or (results >= 32 and summed >= 64 and taps <= 25))
+    return most <= 14 or least >= 28 or count > 3000
+
+
+def _few_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
+    """Outputs and input gradients that are summed over a few channels, which XLA packs one by one:
+    faster by planes of positions; else where results are few as well."""
+    positions, last = area(problem), problem.form.layout.channels_last
+    if problem.form.geometry.stride != (1, 1):
+        many = problem.shapes[0][0] * positions >= 4000 and taps <= 64
+        return many and (results <= 16 or (not last and taps <= 9))
+    wide = summed <= 2 or results >= 64 or positions >= 4000
+    return results <= 16 or (positions >= 196 and wide and not last)
+
+
+def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
+    """Kernel gradients, but for windows that are mostly padding, large ones of few channels, and
+    kernels that outweigh the images, and would have to be turned."""
+    count, last = area(problem), problem.form.layout.channels_last
+    images = problem.shapes[0][0] * count * (results + summed)
+    if count < taps or (not last and results * summed * taps > images):
+        return False
+    strided = problem.form.geometry.stride != (1, 1)
+    if strided and not last and summed >= 24 and taps <= 25:
+        return False
+    if taps < 25 or summed >= 6:
+        return True
+    return results >= 32 if summed > 2 else (results >= 48 and not last)
+
+
+def _costs(problem: Problem) -> dict[str, float]:
+    """What writing windows out takes, by the algorithms that do: numbers written, and products,
+    `PACE` of them in the time of a number. What comes as channels of results is read again."""
+    geometry, (results, summed, taps) = problem.form.geometry, widths(problem)
+    gradient, backwards = (problem.projection == name for name in ("kernel_grad", "input_grad"))
+    sizes = geometry.spatial if backwards else geometry.output
+    read = [n + e - 1 for n, e in zip(sizes, geometry.extent, strict=True)]
+
+    def cost(positions: int, summed: int, results: int, again: float = 1) -> float:
+        width = results if gradient else results + 16  # Narrow products take longer.
+        return positions * (summed + again * results + summed * width / PACE)
+
+    costs = {"patches": cost(math.prod(sizes), summed * taps, results)}
+    for axes in range(1, 1 + (kn2row.most_axes(geometry) if gradient else 1)):
+        ahead = math.prod(geometry.window[:axes])
+        places = math.prod((*read[:axes], *sizes[axes:]))
+        columns = results * ahead if gradient else patches.width(results * ahead)
+        by_rows = cost(places, summed * taps // ahead, columns, 1 if gradient else 1.5)
+        costs["kn2row"] = min(by_rows, costs.get("kn2row", math.inf))
+    products = problem.shapes[0][0] * math.prod((*sizes, results, summed, taps))
+    tiles = math.prod(-(-m // 2) for m in sizes)
+    many = problem.shapes[0][0] * tiles
+    widest = min(256, many) if gradient else min(96, many // 8)
+    worth = products >= (2**26 if gradient else 2**27) and max(results, summed) <= widest
+    if worth and not winograd.refuses(problem):
+        costs["winograd"] = tiles * (40 * (summed + results) + 16 * summed * results / PACE)
+    return costs
+
+
+def _costs_least(name: str, problem: Problem) -> bool:
+    costs = _costs(problem)
+    return min(costs, key=lambda other: costs[other]) == name
