@@ -60,17 +60,20 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
     if summed < FEWEST_PACKED:
         return _few_written_out(problem, results, summed, taps)
     count, packed = problem.shapes[0][0] * positions, summed % LANES == 0
+    products, last = count * results * summed * taps, problem.form.layout.channels_last
     if strided:
-        wide = results >= 48 or (results > 20 and summed < 64 and not packed)
-        return wide and count > 800 and summed * taps <= 2600
+        wide = results >= 48 and (products >= 2**26 or not packed)
+        narrow = results > 20 and summed < 64 and not packed
+        return (wide or narrow) and count > 800 and summed * taps <= (2600 if last else 800)
     least, most = min(results, summed), max(results, summed)
     if (80 < least < 192 or (positions > 4096 and results > 32)) and taps != 4:
         return False
     if geometry.dilation != (1, 1):
         return False
     if packed:
-        large = count * results * summed * taps >= 2**24
-        return large and (results >= 48 or (results >= 32 and summed >= 64 and taps <= 25))
+        return products >= 2**24 and (
+            results >= 48 or (results >= 32 and summed >= 64 and taps <= 25)
+        )
     return most <= 14 or least >= 28 or count > 3000
 
 
@@ -93,7 +96,7 @@ def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) 
     if count < taps or (not last and results * summed * taps > images):
         return False
     strided = problem.form.geometry.stride != (1, 1)
-    if strided and not last and summed >= 24 and taps <= 25:
+    if strided and not last and summed >= 24 and results > 16 and taps <= 25:
         return False
     if taps < 25 or summed >= 6:
         return True
@@ -122,8 +125,11 @@ def _costs(problem: Problem) -> dict[str, float]:
     products = problem.shapes[0][0] * math.prod((*sizes, results, summed, taps))
     tiles = math.prod(-(-m // 2) for m in sizes)
     many = problem.shapes[0][0] * tiles
-    widest = min(256, many) if gradient else min(96, many // 8)
-    worth = products >= (2**26 if gradient else 2**27) and max(results, summed) <= widest
+    if gradient:
+        least, widest = 2**26, min(256, many)
+    else:
+        least, widest = 2**27, many // 5 if products >= 2**29 else min(96, many // 8)
+    worth = products >= least and max(results, summed) <= widest
     if worth and not winograd.refuses(problem):
         costs["winograd"] = tiles * (40 * (summed + results) + 16 * summed * results / PACE)
     return costs
