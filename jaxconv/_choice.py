@@ -28,7 +28,7 @@ from ._rules import (
     on_cpu_convolution,
     on_one_cpu,
 )
-from ._written_out import is_row_wise, is_winograds, is_written_out
+from ._written_out import is_eigens, is_row_wise, is_winograds, is_written_out
 
 
 class Row(NamedTuple):
@@ -59,6 +59,7 @@ TABLE: tuple[Row, ...] = (
     Row("shift", is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", on_cpu_convolution, "groups of many channels: one after the other"),
     Row("winograd", is_winograds, "3x3: 16 products for 36"),
+    Row("eigen", is_eigens, "one row too many: XLA then takes Eigen's convolution, YNNPACK's else"),
     Row("kn2row", is_row_wise, "windows written out by rows, the rows as channels of a product"),
     Row("patches", is_written_out, "windows written out in blocks, one product for all taps"),
     Row("phases", is_strided_gradient, "a strided input gradient as one of stride 1 on residues"),

@@ -113,8 +113,12 @@ def is_of_few(problem: Problem) -> bool:
     results, summed, taps = widths(problem)
     if sum_dtype(problem).kind != "f" or is_little(problem) or taps == 1:
         return False
-    least, most = (16, 64 if results > 2 else math.inf) if last else (32, math.inf)
-    return least <= summed <= most
+    if not last:
+        return summed >= 32
+    # XLA:CPU is slowest on planes without padding, see `eigen`.
+    plain = geometry.rank == 2 and problem.projection == "output"
+    slow = plain and not any(map(any, geometry.padding))
+    return summed >= 16 and (results <= 2 or summed <= 64 or slow)
 
 
 def _is_slim_by_planes(problem: Problem, inputs: int, outputs: int) -> bool:

@@ -1,14 +1,19 @@
 """Where it pays to write windows out, and by which of the algorithms that do: see `_choice`."""
 
 import math
+from fractions import Fraction
 
-from ._algorithms import kn2row, patches, winograd
+import numpy as np
+
+from ._algorithms import eigen, kn2row, patches, winograd
 from ._algorithms._frame import sum_dtype
 from ._form import Problem
 from ._rules import DOUBLE, area, for_cpu, is_little, widths
 
 #: Products that take as long as writing out a number.
 PACE = 16
+#: Channels of the image and of the result up to which XLA:CPU does not ask YNNPACK.
+EIGENS_OWN = 16
 #: Channels that XLA:CPU packs as a whole, and fewer than it packs at all.
 LANES, FEWEST_PACKED = 8, 6
 
@@ -18,6 +23,21 @@ def is_winograds(problem: Problem) -> bool:
     """3x3 with channels enough for matrix products, yet not so many that the kernel's transform,
     16 numbers for 9, weighs as much as the image's."""
     return _costs_least("winograd", problem)
+
+
+@for_cpu
+def is_eigens(problem: Problem) -> bool:
+    """Images and results of channels enough for Eigen's packing, where XLA:CPU would ask YNNPACK,
+    and where few rows are computed in vain."""
+    if sum_dtype(problem) != np.float32 or problem.projection == "kernel_grad":
+        return False
+    if eigen.refuses(problem):
+        return False
+    results, summed, taps = widths(problem)
+    products = problem.shapes[0][0] * area(problem) * results * summed * taps
+    least, most = min(results, summed), max(results, summed)
+    large = products >= (2**24 if least >= 40 else 2**26)
+    return large and least >= EIGENS_OWN < most and eigen.waste(problem) <= Fraction(1, 3)
 
 
 @for_cpu
@@ -59,6 +79,8 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
         return True
     if summed < FEWEST_PACKED:
         return _few_written_out(problem, results, summed, taps)
+    if eigen.is_outgrown(problem) and not strided:
+        return summed <= LANES and results >= 48
     count, packed = problem.shapes[0][0] * positions, summed % LANES == 0
     products, last = count * results * summed * taps, problem.form.layout.channels_last
     if strided:
@@ -127,8 +149,10 @@ def _costs(problem: Problem) -> dict[str, float]:
     many = problem.shapes[0][0] * tiles
     if gradient:
         least, widest = 2**26, min(256, many)
+    elif sum_dtype(problem) == np.float32:
+        least, widest = 2**29, many // 2 if min(results, summed) >= 40 else 0
     else:
-        least, widest = 2**27, many // 5 if products >= 2**29 else min(96, many // 8)
+        least, widest = 2**27, min(96, many // 8)
     worth = products >= least and max(results, summed) <= widest
     if worth and not winograd.refuses(problem):
         costs["winograd"] = tiles * (40 * (summed + results) + 16 * summed * results / PACE)

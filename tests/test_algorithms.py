@@ -112,6 +112,9 @@ LARGER = [
     (Case("bands", (1, 4, 23, 8), (6, 4, 3, 3), {"padding": 1}), "winograd"),
     (Case("blocks", (3, 17, 9, 7), (4, 17, 3, 3), {"padding": 1, "stride": (2, 1)}), "patches"),
     (Case("few-blocks", (2, 3, 12, 11), (9, 3, 5, 4), {"padding": 2, "stride": 2}), "patches"),
+    (Case("one-row-more", (2, 5, 9, 12), (4, 5, 3, 3), {"padding": 1}), "eigen"),
+    (Case("one-column-more", (3, 4, 7, 15), (6, 4, 2, 4), {"dilation": (1, 2)}), "eigen"),
+    (Case("cropped-more", (2, 3, 12, 9), (2, 3, 4, 3), {"padding": ((-1, 2), (1, -2))}), "eigen"),
     (Case("one-row-blocks", (2, 7, 13, 9), (5, 7, 4, 3), {"padding": 2}), "kn2row"),
     (Case("few-results", (3, 9, 14, 16), (2, 9, 3, 4), {"dilation": (2, 1)}), "kn2row"),
     (Case("row-blocks", (3, 5, 17, 4), (9, 5, 3, 3), {"dilation": (2, 1)}), "kn2row"),
@@ -236,10 +239,11 @@ def test_every_row_of_the_table_is_taken():
         "groups": ((8, 96, 27, 27), (256, 48, 5, 5), {"groups": 2, "padding": 2}),
         "winograd": ((8, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}),
         "patches": ((8, 64, 28, 28), (128, 64, 3, 3), {"stride": 2, "padding": 1}),
-        "kn2row": ((1, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}),
+        "kn2row": ((1, 64, 56, 56), (2, 64, 3, 3), {"padding": 1}),
+        "eigen": ((8, 128, 14, 14), (128, 128, 5, 5), {"padding": 2}),
         "grouped": ((4, 256, 14, 14), (256, 8, 3, 3), {"groups": 32, "padding": 1}),
         "taps": ((1, 160, 8, 16, 16), (64, 160, 3, 3, 3), {"padding": 1}),
-        "direct": ((8, 128, 14, 14), (128, 128, 5, 5), {"padding": 2}),
+        "direct": ((8, 128, 14, 14), (128, 128, 5, 5), {"padding": 4}),
     }
     for name, (x, w, options) in calls.items():
         found = jc.explain(x, w, platform="cpu", **options)
@@ -248,7 +252,7 @@ def test_every_row_of_the_table_is_taken():
             row.reason for row in _choice.TABLE if row.algorithm == name
         ]
     strided = jc.explain((4, 16, 64, 64), (32, 16, 3, 3), stride=2, padding=1, platform="cpu")
-    assert [step.algorithm for step in strided.input_grad] == ["phases", "patches"]
+    assert [step.algorithm for step in strided.input_grad] == ["phases", "direct"]
     options: Any = {"groups": 32, "stride": 2, "padding": 1, "platform": "cpu"}
     grouped = jc.explain((1, 128, 56, 56), (128, 4, 3, 3), **options)
     assert [step.algorithm for step in grouped.input_grad] == ["phases", "shift"]

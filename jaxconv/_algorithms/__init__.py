@@ -15,6 +15,7 @@ from . import (
     adaptive,
     columns,
     direct,
+    eigen,
     fft,
     grouped,
     groups,
@@ -36,6 +37,7 @@ REGISTER: dict[str, Algorithm] = {
     module.ALGORITHM.name: module.ALGORITHM
     for module in (
         direct,
+        eigen,
         matmul,
         shift,
         fft,
