@@ -591,6 +591,13 @@ FAST = [
         f"{LARGER}[slim-groups-first]",
     ),
     Slip(
+        "eigen: the rows that nobody asked for come first",
+        ALGORITHMS + "eigen.py",
+        "(low, high + missing[axis])",
+        "(low + missing[axis], high)",
+        f"{LARGER}[one-row-more-first]",
+    ),
+    Slip(
         "winograd: errors of the first rows for every block of tiles",
         ALGORITHMS + "winograd.py",
         "taken(y, part, 1, 2 * part.row, 2 * part.rows)",
