@@ -112,16 +112,15 @@ def _few_written_out(problem: Problem, results: int, summed: int, taps: int) -> 
 
 def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
     """Kernel gradients, but for windows that are mostly padding, large ones of few channels, and
-    kernels that outweigh the images, and would have to be turned."""
+    kernels that outweigh the images by far, and would have to be turned."""
     count, last = area(problem), problem.form.layout.channels_last
     images = problem.shapes[0][0] * count * (results + summed)
-    if count < taps or (not last and results * summed * taps > images):
+    if count < taps or (not last and results * summed * taps > 32 * images):
         return False
-    strided = problem.form.geometry.stride != (1, 1)
-    if strided and not last and summed >= 24 and results > 16 and taps <= 25:
-        return False
-    if taps < 25 or summed >= 6:
+    if taps < 25 or summed >= FEWEST_PACKED:
         return True
+    if taps >= 64 and (last or count < 4 * taps):
+        return False
     return results >= 32 if summed > 2 else (results >= 48 and not last)
 
 
