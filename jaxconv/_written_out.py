@@ -80,7 +80,7 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
     if summed < FEWEST_PACKED:
         return _few_written_out(problem, results, summed, taps)
     if eigen.is_outgrown(problem) and not strided:
-        return summed <= LANES and results >= 48
+        return False
     count, packed = problem.shapes[0][0] * positions, summed % LANES == 0
     products, last = count * results * summed * taps, problem.form.layout.channels_last
     if strided:
