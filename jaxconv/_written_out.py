@@ -111,14 +111,16 @@ def _few_written_out(problem: Problem, results: int, summed: int, taps: int) -> 
 
 
 def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
-    """Kernel gradients, but for windows that are mostly padding, large ones of few channels, and
-    kernels that outweigh the images by far, and would have to be turned."""
+    """Kernel gradients, but for windows that are mostly padding, large ones of few channels or that
+    are Eigen's, and kernels that outweigh the images by far, and would have to be turned."""
     count, last = area(problem), problem.form.layout.channels_last
     images = problem.shapes[0][0] * count * (results + summed)
     if count < taps or (not last and results * summed * taps > 32 * images):
         return False
-    if taps < 25 or summed >= FEWEST_PACKED:
+    if taps < 25:
         return True
+    if summed >= FEWEST_PACKED:
+        return max(results, summed) > EIGENS_OWN
     if taps >= 64 and (last or count < 4 * taps):
         return False
     return results >= 32 if summed > 2 else (results >= 48 and not last)
