@@ -59,7 +59,7 @@ def able(name, case):
 ABLE = [(name, case) for name in NAMES for case in CONV if able(name, case)]
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize(("name", "case"), ABLE, ids=[f"{name}-{case.id}" for name, case in ABLE])
 def test_projections_equal_the_form(name, case, last):

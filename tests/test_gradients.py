@@ -54,7 +54,7 @@ def order():
     return 3 if cases.FULL else 2
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("projection", range(3), ids=["output", "input_grad", "kernel_grad"])
 @pytest.mark.parametrize("case", VARIED, ids=ids(VARIED))
 def test_every_projection_to_third_order(case, projection):

@@ -19,7 +19,7 @@ import jaxconv as jc
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 EXAMPLES = settings(
-    max_examples=cases.examples(25),
+    max_examples=cases.examples(20),
     deadline=None,
     derandomize=True,
     database=None,
@@ -232,7 +232,7 @@ def test_avg_pool(pooling, count_include_pad, divisor):
     np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-12)
 
 
-FEWER = settings(EXAMPLES, max_examples=cases.examples(12))
+FEWER = settings(EXAMPLES, max_examples=cases.examples(10))
 
 
 @FEWER
