@@ -19,6 +19,7 @@ from ._rules import (
     is_convolution,
     is_cut_up,
     is_elemental,
+    is_large,
     is_large_window,
     is_of_few,
     is_slim,
@@ -46,6 +47,7 @@ class Row(NamedTuple):
 
 
 TABLE: tuple[Row, ...] = (
+    Row("batches", is_large, "more than the cache holds: some images at a time"),
     Row("patches", is_cut_up, "a volume in windows of its own: written out tap by tap"),
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", is_large_window, "a large window of few channels: products of spectra"),

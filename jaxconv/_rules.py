@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ._algorithms import kn2row
+from ._algorithms import batches, kn2row
+from ._algorithms._apart import MOST_UNROLLED
 from ._algorithms._frame import blocks, sum_dtype
 from ._form import PROJECTIONS, Problem
 from ._geometry import Partition
@@ -75,6 +76,28 @@ def is_little(problem: Problem) -> bool:
     groups, *_ = blocks(problem.form, problem.shapes, problem.projection)
     count = groups * problem.shapes[0][0] * area(problem)
     return count * math.prod(widths(problem)) < LEAST_PRODUCTS
+
+
+@for_cpu
+def is_large(problem: Problem) -> bool:
+    """More images than memory has room at hand for, to be computed by what holds copies besides.
+
+    A result that outweighs its operand by far is better filled once, by both cores.
+    """
+    parts = len(batches.parts(problem))
+    if parts == 1 or batches.image_bytes(problem) <= batches.MOST_WHOLE:
+        return False
+    if problem.choose is None:
+        raise TypeError(f"a problem of many images needs a choice for a few; got {problem}")
+    geometry, name = problem.form.geometry, problem.choose(batches.part(problem))[0].name
+    if problem.projection == "kernel_grad":
+        return name == "shift" or (name != "matmul" and geometry.rank < 3)
+    if parts <= MOST_UNROLLED:
+        return False
+    if name == "shift":
+        backwards = problem.projection == "input_grad" and max(geometry.stride) > 1
+        return geometry.rank > 1 and not backwards
+    return name == "grouped" or (name == "matmul" and math.prod(geometry.window) > 1)
 
 
 @for_cpu

@@ -14,7 +14,7 @@ from cases import CONV, POOL, TOLERANCE, Case, assert_close, ids
 
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
-from jaxconv._algorithms import _frame, phases, shift, slices, winograd
+from jaxconv._algorithms import _frame, batches, phases, shift, slices, winograd
 from jaxconv._algorithms.fft import fast_size
 from jaxconv._explain import _equations
 from jaxconv._form import PROJECTIONS, Problem
@@ -62,7 +62,8 @@ ABLE = [(name, case) for name in NAMES for case in CONV if able(name, case)]
 @pytest.mark.thinned(9)
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize(("name", "case"), ABLE, ids=[f"{name}-{case.id}" for name, case in ABLE])
-def test_projections_equal_the_form(name, case, last):
+def test_projections_equal_the_form(name, case, last, monkeypatch):
+    monkeypatch.setattr(batches, "MOST_PART", 1)
     assert_projections(name, case, last)
 
 
@@ -123,6 +124,8 @@ LARGER = [
     (Case("errors-volume", (2, 9, 4, 5, 5), (1, 9, 2, 3, 2), {"padding": 1}), "kn2row"),
     (Case("row-line", (3, 5, 130), (4, 5, 3), {"padding": 1}), "kn2row"),
     (Case("slim-groups", (3, 6, 9, 5), (8, 3, 3, 2), {"groups": 2, "padding": 1}), "grouped"),
+    (Case("images", (7, 4, 6, 5), (4, 2, 3, 3), {"groups": 2, "padding": 1}), "batches"),
+    (Case("image-pairs", (8, 2, 31), (3, 2, 4), {"stride": 2}), "batches"),
     (Case("large-window", (2, 3, 30, 21), (3, 1, 13, 11), {"groups": 3, "padding": 5}), "fft"),
     (Case("wide-stride", (2, 3, 11, 9), (4, 3, 2, 3), {"stride": 4, "padding": 1}), "phases"),
     (Case("stride-twice", (2, 3, 11, 9), (4, 3, 3, 3), {"stride": 2, "padding": 3}), "phases"),
@@ -141,6 +144,7 @@ def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(phases, "FEW_CHANNELS", 0)
     monkeypatch.setattr(winograd, "MOST_BYTES", 4096)
     monkeypatch.setattr(_frame, "MOST_BLOCK", 4096)
+    monkeypatch.setattr(batches, "MOST_PART", 4096)
     assert_projections(name, case, last)
 
 
@@ -230,9 +234,25 @@ def test_auto_is_within_four_times_the_error_of_direct(image, kernel, options, b
         assert auto <= 4 * max(direct, 2**-23), (projection, auto, direct)
 
 
+def test_kernel_gradients_of_parts_of_a_batch_are_rounded_once(monkeypatch):
+    """64 parts, added up in half precision, would be off by several units in the last place."""
+    monkeypatch.setattr(batches, "MOST_PART", 1)
+    rng = np.random.default_rng(5)
+    x, w, y = (
+        jnp.asarray(rng.uniform(size=shape), jnp.bfloat16)
+        for shape in ((64, 2, 9), (2, 2, 3), (64, 2, 7))
+    )
+    got = jax.vjp(lambda w: jc.conv(x, w, algorithm="batches"), w)[1](y)[0]
+    wide = [np.asarray(value, float) for value in (x, y)]
+    want = oracles.conv_form((9,), (3,)).project("w", x=wide[0], y=wide[1])
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(got, float), want, rtol=2**-8)
+
+
 def test_every_row_of_the_table_is_taken():
     """A row that nothing reaches is dead; here is a call for each algorithm of convolutions."""
     calls = {
+        "batches": ((32, 32, 112, 112), (32, 1, 3, 3), {"groups": 32, "padding": 1}),
         "matmul": ((8, 64, 56, 56), (256, 64, 1, 1), {}),
         "fft": ((1, 1, 512, 512), (1, 1, 31, 31), {"padding": 15}),
         "shift": ((8, 96, 56, 56), (96, 1, 3, 3), {"groups": 96, "padding": 1}),
@@ -256,6 +276,8 @@ def test_every_row_of_the_table_is_taken():
     options: Any = {"groups": 32, "stride": 2, "padding": 1, "platform": "cpu"}
     grouped = jc.explain((1, 128, 56, 56), (128, 4, 3, 3), **options)
     assert [step.algorithm for step in grouped.input_grad] == ["phases", "shift"]
+    many = jc.explain(*calls["batches"][:2], **calls["batches"][2], platform="cpu")
+    assert [[step.algorithm for step in steps] for steps in many] == [["batches", "shift"]] * 3
     named = {row.algorithm for row in _choice.TABLE}
     assert named == set(_algorithms.REGISTER)
 

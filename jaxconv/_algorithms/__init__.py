@@ -13,6 +13,7 @@ a row in `jaxconv._choice.TABLE`. The tests run every algorithm of the register 
 
 from . import (
     adaptive,
+    batches,
     columns,
     direct,
     eigen,
@@ -48,6 +49,7 @@ REGISTER: dict[str, Algorithm] = {
         phases,
         grouped,
         groups,
+        batches,
         adaptive,
         columns,
         slices,

@@ -1,0 +1,93 @@
+"""`batches`: some images at a time, one part of the batch after the other.
+
+    output       y[n] = conv(x[n], w)                of each part's images
+    input_grad   x[n], the gradient of each image    of each part's images
+    kernel_grad  w = sum over parts of the kernel gradient of a part's images
+
+What an algorithm holds besides operands and result grows with the batch. The C library takes blocks
+beyond 32 MiB from the system anew on each call, and to have them mapped takes ten times as long as
+to fill them; what a part needs is mapped already, and fits the shared cache. Parts stand apart, as
+XLA:CPU would fuse the beginning of a part into each tap that reads it.
+"""
+
+import dataclasses
+import math
+
+from jax import Array
+
+from .._form import PROJECTIONS, Problem
+from ._algorithm import Algorithm
+from ._apart import Block, apart, collected, cut_up, summed, taken
+from ._frame import result_dtype, solve, sum_dtype
+
+#: Bytes of images, operands and result, up to which memory is at hand; and of a part's.
+MOST_WHOLE, MOST_PART = 2**25, 2**22
+
+
+def output(problem: Problem, x: Array, w: Array) -> Array:
+    """y[n] = conv(x[n], w) of each part's images."""
+    return collected(lambda block, x: _solved(problem, _of(block, x), w), parts(problem), 1, x)
+
+
+def input_grad(problem: Problem, y: Array, w: Array) -> Array:
+    """x[n], the gradient of each image, of each part's images."""
+    return output(problem, y, w)
+
+
+def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
+    """w = sum over parts of the kernel gradient of a part's images, rounded once."""
+    form = problem.form
+    dtypes = (form.dtype("x"), sum_dtype(problem), form.dtype("y"))
+    wide = dataclasses.replace(problem, form=dataclasses.replace(form, dtypes=dtypes))
+
+    def gradient(block: Block, x: Array, y: Array) -> Array:
+        return _solved(wide, _of(block, x), _of(block, y))
+
+    return summed(gradient, parts(problem), x, y).astype(result_dtype(problem))
+
+
+def refuses(problem: Problem) -> str | None:
+    """A single image."""
+    return "there is one image only" if problem.shapes[0][0] == 1 else None
+
+
+ALGORITHM = Algorithm(
+    "batches", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}, refuses
+)
+
+
+def parts(problem: Problem) -> list[Block]:
+    """The batch in parts as large as they may be, all of one size if possible."""
+    images = problem.shapes[0][0]
+    return cut_up(images, 1, MOST_PART * images // image_bytes(problem))
+
+
+def image_bytes(problem: Problem) -> int:
+    """Of all images, operands and result, as they are computed with."""
+    result = problem.form.result_shape(problem.projection, *problem.shapes)
+    names = PROJECTIONS[problem.projection]
+    images = (
+        math.prod(shape)
+        for name, shape in zip(names, (*problem.shapes, result), strict=True)
+        if name != "w"
+    )
+    return sum(images) * sum_dtype(problem).itemsize
+
+
+def part(problem: Problem) -> Problem:
+    """The problem of the first part."""
+    images = parts(problem)[0].images
+    pairs = zip(PROJECTIONS[problem.projection], problem.shapes, strict=False)
+    shapes = (shape if name == "w" else (images, *shape[1:]) for name, shape in pairs)
+    return dataclasses.replace(problem, shapes=tuple(shapes))
+
+
+def _of(block: Block, images: Array) -> Array:
+    return taken(images, block, 1, 0, images.shape[1])
+
+
+def _solved(problem: Problem, a: Array, b: Array) -> Array:
+    def solved(a: Array, b: Array) -> Array:
+        return solve(problem, problem.projection, problem.form.geometry, a, b)
+
+    return apart(solved, a, b)
