@@ -80,24 +80,29 @@ def is_little(problem: Problem) -> bool:
 
 @for_cpu
 def is_large(problem: Problem) -> bool:
-    """More images than memory has room at hand for, to be computed by what holds copies besides.
-
-    A result that outweighs its operand by far is better filled once, by both cores.
-    """
-    parts = len(batches.parts(problem))
-    if parts == 1 or batches.image_bytes(problem) <= batches.MOST_WHOLE:
+    """More images than there is memory at hand for, to be computed by what holds copies besides."""
+    whole = batches.image_bytes(problem)
+    if whole <= batches.MOST_WHOLE or (parts := len(batches.parts(problem))) == 1:
         return False
     if problem.choose is None:
         raise TypeError(f"a problem of many images needs a choice for a few; got {problem}")
     geometry, name = problem.form.geometry, problem.choose(batches.part(problem))[0].name
     if problem.projection == "kernel_grad":
-        return name == "shift" or (name != "matmul" and geometry.rank < 3)
+        # XLA's own has copies on one axis only, and many products outweigh any.
+        copying = ("patches", "kn2row", "groups", *(("direct",) if geometry.rank == 1 else ()))
+        short = geometry.rank < 3 and math.prod(geometry.window) <= 25
+        return name == "shift" or (name in copying and short)
     if parts <= MOST_UNROLLED:
         return False
+    read = math.prod(problem.shapes[0]) * sum_dtype(problem).itemsize
     if name == "shift":
-        backwards = problem.projection == "input_grad" and max(geometry.stride) > 1
-        return geometry.rank > 1 and not backwards
-    return name == "grouped" or (name == "matmul" and math.prod(geometry.window) > 1)
+        # A result that outweighs what is read is better filled once, by both cores.
+        spread = problem.projection == "input_grad" and max(geometry.stride) > 1
+        return read > batches.MOST_WHOLE and not spread
+    if name == "matmul":
+        several = math.prod(geometry.window) > 1
+        return several and max(read, whole - read) > batches.MOST_WHOLE
+    return name == "grouped"
 
 
 @for_cpu

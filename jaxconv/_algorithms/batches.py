@@ -21,7 +21,7 @@ from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import result_dtype, solve, sum_dtype
 
 #: Bytes of images, operands and result, up to which memory is at hand; and of a part's.
-MOST_WHOLE, MOST_PART = 2**25, 2**22
+MOST_WHOLE, MOST_PART = 2**25, 2**23
 
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
