@@ -7,6 +7,7 @@ faster as measured by `experiments/`. Those of the algorithms that write windows
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 
 import numpy as np
@@ -40,6 +41,22 @@ def is_anything(problem: Problem) -> bool:
 
 def on_one_cpu(problem: Problem) -> bool:
     return problem.on_one_cpu and problem.static
+
+
+def is_large_pool(problem: Problem) -> bool:
+    """A pool of more images than there is memory at hand for, by what holds copies besides."""
+    if problem.projection not in batches.WINDOW_MAPS or not on_one_cpu(problem):
+        return False
+    if batches.image_bytes(problem) <= batches.MOST_WHOLE:
+        return False
+    if len(batches.parts(problem)) <= MOST_UNROLLED or problem.choose is None:
+        return False
+    geometry = problem.form.geometry
+    if isinstance(geometry, Partition) or not (
+        any(map(any, geometry.padding)) or any(map(operator.gt, geometry.window, geometry.stride))
+    ):
+        return False  # Nothing overlaps, so nothing is copied.
+    return problem.choose(batches.part(problem))[0].name in ("slices", "winners")
 
 
 def on_cpu_convolution(problem: Problem) -> bool:

@@ -278,6 +278,11 @@ def test_every_row_of_the_table_is_taken():
     assert [step.algorithm for step in grouped.input_grad] == ["phases", "shift"]
     many = jc.explain(*calls["batches"][:2], **calls["batches"][2], platform="cpu")
     assert [[step.algorithm for step in steps] for steps in many] == [["batches", "shift"]] * 3
+    images = jnp.zeros((64, 32, 80, 80))
+    for pool in (jc.max_pool, jc.avg_pool):
+        traced = jax.jit(lambda x, pool=pool: pool(x, (3, 3), stride=2, padding=1)).trace(images)
+        lowered = traced.lower(lowering_platforms=("cpu",))
+        assert "stablehlo.while" in lowered.as_text()  # some images at a time
     named = {row.algorithm for row in _choice.TABLE}
     assert named == set(_algorithms.REGISTER)
 
@@ -364,6 +369,7 @@ WINDOW_MAPS = ("reduce_window", "slices", "whole", "winners")
 @pytest.mark.parametrize("name", WINDOW_MAPS)
 def test_window_maps_equal_the_oracle(name, case, last, monkeypatch):
     """Maxima, winners and sums by their definition; the maps back by theirs. Some in parts."""
+    monkeypatch.setattr(batches, "MOST_PART", 1)
     if last:
         monkeypatch.setattr(slices, "MOST_BYTES", 64)
     jaxpr = jax.make_jaxpr(lambda x: jc.max_pool(x, case.window, **case.options))(case.array())

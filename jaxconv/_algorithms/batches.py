@@ -3,6 +3,7 @@
     output       y[n] = conv(x[n], w)                of each part's images
     input_grad   x[n], the gradient of each image    of each part's images
     kernel_grad  w = sum over parts of the kernel gradient of a part's images
+    maps of windows                                  of each part's images
 
 What an algorithm holds besides operands and result grows with the batch. The C library takes blocks
 beyond 32 MiB from the system anew on each call, and to have them mapped takes ten times as long as
@@ -11,12 +12,14 @@ XLA:CPU would fuse the beginning of a part into each tap that reads it.
 """
 
 import dataclasses
+import functools
 import math
 
-from jax import Array
+from jax import Array, lax
 
+from .._arrays import accumulator
 from .._form import PROJECTIONS, Problem
-from ._algorithm import Algorithm
+from ._algorithm import Algorithm, Map
 from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import result_dtype, solve, sum_dtype
 
@@ -46,13 +49,47 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     return summed(gradient, parts(problem), x, y).astype(result_dtype(problem))
 
 
+def _window_map(name: str) -> Map:
+    def compute(problem: Problem, *operands: Array) -> Array:
+        """Without the axis of a single channel: XLA would take it for a difference in layout."""
+        channels = operands[0].shape[-1:]
+        alone = channels == (1,)
+
+        def some(block: Block, *operands: Array) -> Array:
+            images = [_of(block, operand) for operand in operands]
+            if alone:
+                images = [part[..., None] for part in images]
+            few = dataclasses.replace(problem, shapes=tuple(part.shape for part in images))
+            if problem.choose is None:
+                raise TypeError(f"a problem of many images needs a choice for a few; got {problem}")
+            algorithm, _ = problem.choose(few)
+            result = apart(functools.partial(algorithm.maps[name], few), *images)
+            return result[..., 0] if alone else result
+
+        if alone:
+            operands = tuple(lax.squeeze(operand, (operand.ndim - 1,)) for operand in operands)
+        result = collected(some, parts(problem), 1, *operands)
+        return result[..., None] if alone else result
+
+    return compute
+
+
 def refuses(problem: Problem) -> str | None:
     """A single image."""
     return "there is one image only" if problem.shapes[0][0] == 1 else None
 
 
+WINDOW_MAPS = ("window_max", "window_argmax", "window_sum", "window_spread", "pick", "place")
+
 ALGORITHM = Algorithm(
-    "batches", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}, refuses
+    "batches",
+    {
+        "output": output,
+        "input_grad": input_grad,
+        "kernel_grad": kernel_grad,
+        **{name: _window_map(name) for name in WINDOW_MAPS},
+    },
+    refuses,
 )
 
 
@@ -64,20 +101,24 @@ def parts(problem: Problem) -> list[Block]:
 
 def image_bytes(problem: Problem) -> int:
     """Of all images, operands and result, as they are computed with."""
-    result = problem.form.result_shape(problem.projection, *problem.shapes)
-    names = PROJECTIONS[problem.projection]
-    images = (
-        math.prod(shape)
-        for name, shape in zip(names, (*problem.shapes, result), strict=True)
-        if name != "w"
+    form, shapes = problem.form, problem.shapes
+    if problem.projection in WINDOW_MAPS:
+        sizes = (math.prod(each) for each in (form.geometry.spatial, form.geometry.output))
+        wide = max(accumulator(dtype).itemsize for dtype in form.dtypes)
+        return shapes[0][0] * shapes[0][-1] * sum(sizes) * wide
+    named = zip(
+        PROJECTIONS[problem.projection],
+        (*shapes, form.result_shape(problem.projection, *shapes)),
+        strict=True,
     )
-    return sum(images) * sum_dtype(problem).itemsize
+    return sum(math.prod(s) for name, s in named if name != "w") * sum_dtype(problem).itemsize
 
 
 def part(problem: Problem) -> Problem:
     """The problem of the first part."""
     images = parts(problem)[0].images
-    pairs = zip(PROJECTIONS[problem.projection], problem.shapes, strict=False)
+    names = PROJECTIONS.get(problem.projection, ("x", "y"))
+    pairs = zip(names, problem.shapes, strict=False)
     shapes = (shape if name == "w" else (images, *shape[1:]) for name, shape in pairs)
     return dataclasses.replace(problem, shapes=tuple(shapes))
 
