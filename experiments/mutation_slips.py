@@ -598,6 +598,13 @@ FAST = [
         f"{LARGER}[one-row-more-first]",
     ),
     Slip(
+        "batches: a kernel gradient rounded after each part of the batch",
+        ALGORITHMS + "batches.py",
+        'dtypes = (form.dtype("x"), sum_dtype(problem), form.dtype("y"))',
+        'dtypes = (form.dtype("x"), form.dtype("w"), form.dtype("y"))',
+        "tests/test_algorithms.py::test_kernel_gradients_of_parts_of_a_batch_are_rounded_once",
+    ),
+    Slip(
         "winograd: errors of the first rows for every block of tiles",
         ALGORITHMS + "winograd.py",
         "taken(y, part, 1, 2 * part.row, 2 * part.rows)",

@@ -360,7 +360,7 @@ def test_fast_sizes():
 
 #: What ceil mode crops is gone before a map sees it.
 UNCROPPED = [case for case in POOL if not case.id.startswith("ceil-crops")]
-WINDOW_MAPS = ("reduce_window", "slices", "whole", "winners")
+WINDOW_MAPS = ("reduce_window", "slices", "whole", "winners", "batches")
 
 
 @pytest.mark.thinned(5)
@@ -399,6 +399,11 @@ def test_window_maps_equal_the_oracle(name, case, last, monkeypatch):
         spread = run("window_spread", planes(y))
         if spread is not None:
             np.testing.assert_allclose(np.vdot(summed, planes(y)), np.vdot(planes(x), spread))
+    picked = run("pick", planes(x), planes(index))
+    if picked is not None:
+        flat = np.append(x.reshape(*x.shape[:2], -1), np.zeros((*x.shape[:2], 1)), -1)
+        found = np.take_along_axis(flat, index.reshape(*x.shape[:2], -1), -1)  # -1: no winner
+        np.testing.assert_array_equal(picked, planes(found.reshape(index.shape)))
     back = run("place", planes(y), planes(index))
     if back is not None:
         want = np.zeros((*x.shape[:2], math.prod(x.shape[2:]) + 1))  # the last one for no winner
