@@ -52,8 +52,7 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 def _window_map(name: str) -> Map:
     def compute(problem: Problem, *operands: Array) -> Array:
         """Without the axis of a single channel: XLA would take it for a difference in layout."""
-        channels = operands[0].shape[-1:]
-        alone = channels == (1,)
+        alone = operands[0].shape[-1] == 1
 
         def some(block: Block, *operands: Array) -> Array:
             images = [_of(block, operand) for operand in operands]
