@@ -105,8 +105,8 @@ def is_large(problem: Problem) -> bool:
         raise TypeError(f"a problem of many images needs a choice for a few; got {problem}")
     geometry, name = problem.form.geometry, problem.choose(batches.part(problem))[0].name
     if problem.projection == "kernel_grad":
-        # XLA's own has copies on one axis only, and many products outweigh any.
-        copying = ("patches", "kn2row", "groups", *(("direct",) if geometry.rank == 1 else ()))
+        # XLA's own copies plain lines only, and many products outweigh any copy.
+        copying = ("patches", "kn2row", "groups", *(("direct",) if geometry.stride == (1,) else ()))
         short = geometry.rank < 3 and math.prod(geometry.window) <= 25
         return name == "shift" or (name in copying and short)
     if parts <= MOST_UNROLLED:
