@@ -152,7 +152,7 @@ def derivatives(function, *operands):
     return y, back(jax.tree.map(jnp.sin, y))
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @every_convolution
 def test_convolutions_are_laxs(name):
     x, w, options = CONVOLUTIONS[name]
@@ -161,7 +161,7 @@ def test_convolutions_are_laxs(name):
     assert (taken["conv_general_dilated"], left["conv_general_dilated"]) == (not mixed, mixed)
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(7)
 @every_convolution
 def test_their_derivatives_are_laxs(name):
     x, w, options = CONVOLUTIONS[name]
@@ -188,7 +188,7 @@ def test_negative_padding_is_right():
     assert_equal_to_rounding(got, wanted)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", ["plain", "feature groups last", "lhs dilated", "strided"])
 def test_vmapped_convolutions_are_laxs(name):
     x, w, options = CONVOLUTIONS[name]
@@ -256,7 +256,7 @@ def distinct(shape, dtype):
     return jnp.asarray(order - order.size // 2, dtype)
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("case", WINDOWS)
 @pytest.mark.parametrize("monoid", MONOIDS)
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bfloat16"])
@@ -267,7 +267,7 @@ def test_windows_are_laxs(monoid, case, dtype):
     assert (taken[name], left[name]) == (case not in LEFT, case in LEFT)
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("case", sorted(set(WINDOWS) - {"no windows"}))
 @pytest.mark.parametrize("monoid", MONOIDS)
 def test_their_derivatives_and_maps_are_laxs(monoid, case):

@@ -59,7 +59,7 @@ def able(name, case):
 ABLE = [(name, case) for name in NAMES for case in CONV if able(name, case)]
 
 
-@pytest.mark.thinned(9)
+@pytest.mark.thinned(15)
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize(("name", "case"), ABLE, ids=[f"{name}-{case.id}" for name, case in ABLE])
 def test_projections_equal_the_form(name, case, last, monkeypatch):
@@ -137,7 +137,7 @@ LARGER = [
 ]  # fmt: skip
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize(("case", "name"), LARGER, ids=[case.id for case, _ in LARGER])
 def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
@@ -148,7 +148,7 @@ def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     assert_projections(name, case, last)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex128", "int32"])
 @pytest.mark.parametrize("name", NAMES)
 def test_each_dtype(name, dtype):
@@ -363,7 +363,7 @@ UNCROPPED = [case for case in POOL if not case.id.startswith("ceil-crops")]
 WINDOW_MAPS = ("reduce_window", "slices", "whole", "winners", "batches")
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
 @pytest.mark.parametrize("case", UNCROPPED, ids=ids(UNCROPPED))
 @pytest.mark.parametrize("name", WINDOW_MAPS)

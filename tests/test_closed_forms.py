@@ -82,7 +82,7 @@ class Conv:
 # The convolution's gradients.
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @EACH_LAYOUT
 @pytest.mark.parametrize("case", CONV + MODES, ids=ids(CONV + MODES))
 def test_conv_gradients(case, channels_last):
@@ -196,7 +196,7 @@ def pulled(pool, window, channels_last=False, **options):
     return lambda x, dy: jax.vjp(forward, x)[1](dy)[0]
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("kind", ["first", "last", "ties"])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_max_pool_gradient(case, kind):
@@ -216,7 +216,7 @@ def test_max_pool_gradient(case, kind):
 DIVISORS = [{}, {"count_include_pad": False}, {"divisor_override": -3}]
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @EACH_LAYOUT
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_avg_pool_gradient(case, channels_last):
@@ -307,7 +307,7 @@ COPYING = [next(case for case in MODES if case.id == f"{mode}-uneven")
 FLOATS = ["float64", "float32", "bfloat16", "float16", "complex64", "complex128"]
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("case", [EVERYTHING, *COPYING], ids=ids([EVERYTHING, *COPYING]))
 def test_floats_and_complex_keep_their_dtype(case, dtype):
@@ -319,7 +319,7 @@ def test_floats_and_complex_keep_their_dtype(case, dtype):
         assert_close(got, want, TOLERANCE[dtype])
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["int8", "int32", "uint8"])
 @pytest.mark.parametrize("case", [EVERYTHING, *COPYING], ids=ids([EVERYTHING, *COPYING]))
 def test_integers_are_exact_and_wrap(case, dtype):
@@ -460,7 +460,7 @@ FUNCTIONS = {
 each_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @each_function
 def test_jit_vmap_and_eval_shape(name):
     function, operands = FUNCTIONS[name]
@@ -482,7 +482,7 @@ def test_jit_vmap_and_eval_shape(name):
             assert_close(got[at], function(*one), 1e-13)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", list(FUNCTIONS)[1::2] + list(FUNCTIONS)[4::2])
 def test_themselves_differentiable(name):
     """To second order both ways; a winner's position is no function to differentiate."""

@@ -54,7 +54,7 @@ def order():
     return 3 if cases.FULL else 2
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize("projection", range(3), ids=["output", "input_grad", "kernel_grad"])
 @pytest.mark.parametrize("case", VARIED, ids=ids(VARIED))
 def test_every_projection_to_third_order(case, projection):
@@ -62,14 +62,14 @@ def test_every_projection_to_third_order(case, projection):
     check_grads(function, operands, order=3, **DIFFERENCES)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("case", VARIED_MODES, ids=ids(VARIED_MODES))
 def test_padding_modes(case):
     x, w, bias = case.arrays()
     check_grads(lambda *args: jc.conv(*args, **case.options), (x, w, bias), order(), **DIFFERENCES)
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("case", TRANSPOSE, ids=ids(TRANSPOSE))
 def test_conv_transpose(case):
     y, w, _ = case.arrays()
@@ -82,7 +82,7 @@ def test_conv_transpose(case):
     )
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize("pool", [jc.max_pool, jc.min_pool, jc.avg_pool])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_pools(case, pool):
@@ -104,7 +104,7 @@ def test_avg_pool_divisors(options):
     check_grads(lambda x: jc.avg_pool(x, (3, 2), **options) ** 2, (x,), order(), **DIFFERENCES)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_gradients_equal_the_forms_projections(case):
     x, w, _ = case.arrays()
@@ -117,7 +117,7 @@ def test_gradients_equal_the_forms_projections(case):
     assert_close(dx, form.project("x", y=flat["y"], w=w).reshape(x.shape), 1e-12)
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("layout", [None, "NHWC"])
 @pytest.mark.parametrize("name", ["all-2d", "two-by-two-steps"])

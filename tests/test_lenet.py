@@ -286,7 +286,7 @@ def test_an_image_is_moved():
     assert moved[..., 0].tolist() == [[0, 4, 5], [0, 7, 8], [0, 0, 0]]
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("network", lenet_networks.NETWORKS)
 @pytest.mark.parametrize("optimiser", lenet_training.RATES)
 def test_steps_are_torchs(network, optimiser):
@@ -450,7 +450,7 @@ def interrupt(checkpoint):
     (checkpoint / "sha256.json").unlink()
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -596,7 +596,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("seconds", [0.2, 1.5])
 def test_interrupted(tmp_path, seconds):
     """Ctrl-C is an exit code and a line, whatever is being computed or written."""

@@ -80,7 +80,7 @@ def with_gradients(function, operands):
     return run if jnp.issubdtype(operands[0].dtype, jnp.floating) else function
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "rocm", "tpu"])
 @EVERY_CALL
 def test_lowers_for(name, platform):
@@ -184,6 +184,7 @@ def test_no_large_constants():
         assert len(jax.jit(jax.grad(loss)).lower(x).as_text()) < 40_000
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("layout", [None, "NHWC"])
 @pytest.mark.parametrize("algorithm", ["auto", *jc.algorithms()])
 @pytest.mark.parametrize(("channels", "groups"), [((1, 8), 1), ((8, 8), 1), ((16, 16), 2)])

@@ -18,6 +18,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.full
 def test_a_model_with_all_that_is_measured(tmp_path):
     numbers, chart = tmp_path / "models.json", tmp_path / "models.png"
     ran = run("--only", "Mamba", "--json", str(numbers), "--chart", str(chart))

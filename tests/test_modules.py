@@ -115,13 +115,13 @@ def chex_equal(state, other):
         np.testing.assert_array_equal(np.asarray(a, float), np.asarray(b, float))
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @each(CONV)
 def test_nnx_conv_is_flaxs(args, options):
     check_nnx("Conv", args, options)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @each(TRANSPOSED)
 def test_nnx_conv_transpose_is_flaxs(args, options):
     check_nnx("ConvTranspose", args, options)
@@ -147,19 +147,19 @@ def check_linen(name, args, options):
             assert_close(got, jax.grad(lambda v, x: loss(v, x, flaxs), (0, 1))(variables, x))
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @each(CONV)
 def test_linen_conv_is_flaxs(args, options):
     check_linen("Conv", args, options)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @each(TRANSPOSED)
 def test_linen_conv_transpose_is_flaxs(args, options):
     check_linen("ConvTranspose", args, options)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @each(POOLS)
 @pytest.mark.parametrize("name", ["MaxPool", "AvgPool"])
 def test_pools_are_flaxs(name, args, options):
@@ -307,7 +307,7 @@ def test_bad_convolutions(called, name):
             called(name, 3, 4, (3, 3), padding=padding)
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("padding", ["same", "Valid", "SAME_LOWER"])
 @pytest.mark.parametrize("called", [check_nnx, check_linen])
 def test_names_of_paddings_are_flaxs(called, padding):
@@ -464,7 +464,7 @@ LAYOUTS = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 both_layouts = pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("biased", [True, False])
@@ -480,7 +480,7 @@ def test_torch_conv_moves_over(axes, groups, biased, first):
     assert_as_torch(ours, theirs, jnp.moveaxis(images(4, axes), -1, 1), layout)
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("transpose_kernel", [True, False])

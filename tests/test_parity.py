@@ -66,7 +66,7 @@ def assert_decided(name):
     assert [row for row in parity.unusual(tally) if row.fault] == []
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("name", TORCHS)
 def test_agrees_with_torch(name, torch):
     assert_agree(name)

@@ -150,6 +150,7 @@ def assert_same(got: Any, due: Any) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize(("source", "theirs", "ours"), PAIRS)
 def test_both_cells_agree(source: str, theirs: str, ours: str, quick_compile):
     for got, due in evaluate(source, theirs, ours):

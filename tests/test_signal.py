@@ -66,7 +66,7 @@ SIZES = {
 MIXED = {"2d": ((5, 2), (3, 4)), "3d": ((2, 5, 3), (3, 2, 3))}
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @both
 @all_modes
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128], ids=["real", "complex"])
@@ -269,7 +269,7 @@ def test_the_sliding_window_of_the_definition(mode):
 REAL, COMPLEX, LARGER, SMALLER = np.float64, np.complex128, ((4,), (3,)), ((2,), (4,))
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("function", [jc.correlate, jc.convolve])
 @pytest.mark.parametrize(
     ("mode", "dtype", "shapes"),

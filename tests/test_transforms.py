@@ -50,7 +50,7 @@ def all_three(function):
     return run
 
 
-@pytest.mark.thinned(13)
+@pytest.mark.thinned(21)
 @pytest.mark.parametrize("which", ["image", "kernel", "both"])
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_vmap_of_conv_and_its_gradients(case, which):
@@ -62,7 +62,7 @@ def test_vmap_of_conv_and_its_gradients(case, which):
         assert_close(one, other, 1e-12)
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize("which", ["image", "kernel", "both"])
 @pytest.mark.parametrize("case", CONV[::3], ids=ids(CONV[::3]))
 def test_vmap_channels_last(case, which):
@@ -75,7 +75,7 @@ def test_vmap_channels_last(case, which):
         assert_close(one, other, 1e-12)
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize(
     ("image", "kernel"), list(itertools.product([None, *range(5)], repeat=2))[1:]
 )
@@ -88,7 +88,7 @@ def test_vmap_over_every_axis(image, kernel):
         assert_close(one, other, 1e-12)
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize("case", TRANSPOSE, ids=ids(TRANSPOSE))
 @pytest.mark.parametrize("axes", [(0, None), (None, 1), (2, 0)], ids=str)
 def test_vmap_of_conv_transpose(case, axes):
@@ -99,7 +99,7 @@ def test_vmap_of_conv_transpose(case, axes):
         assert_close(one, other, 1e-12)
 
 
-@pytest.mark.thinned(11)
+@pytest.mark.thinned(17)
 @pytest.mark.parametrize("axis", [0, 2, -1])
 @pytest.mark.parametrize("pool", [jc.max_pool, jc.min_pool, jc.avg_pool])
 @pytest.mark.parametrize("case", POOL[1:9:2], ids=ids(POOL[1:9:2]))
@@ -225,7 +225,7 @@ def assert_compiled(function, args):
     assert_close(scanned[0], y + function(*(2 * value for value in args)), 1e-13)
 
 
-@pytest.mark.thinned(15)
+@pytest.mark.thinned(23)
 @pytest.mark.parametrize(
     "assert_right", [assert_compiled, assert_derivatives, assert_mapped, assert_exported]
 )
@@ -234,7 +234,7 @@ def test_every_function_under_every_transformation(name, assert_right):
     assert_right(FUNCTIONS[name].function, FUNCTIONS[name].arrays())
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_linear_in_an_argument_is_transposed(name):
     for at in FUNCTIONS[name].linear:
@@ -254,7 +254,7 @@ def test_the_table_has_every_function():
     assert called == public - {"accelerate", "algorithms", "explain"} | {"filters.apply"}
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_debug_nans_finds_none(name):
     """Nothing computes a NaN on the way to a finite result, derivatives included."""

@@ -45,7 +45,7 @@ def wide(value):
     return np.asarray(value).astype({"c": complex, "i": np.int64, "u": np.uint64}.get(kind, float))
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_conv_equals_loops(case):
     x, w, _ = case.arrays()
@@ -55,7 +55,7 @@ def test_conv_equals_loops(case):
     assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("case", CONV + MODES, ids=ids(CONV + MODES))
 def test_conv_equals_the_form_and_the_reference(case):
     x, w, bias = case.arrays()
@@ -67,7 +67,7 @@ def test_conv_equals_the_form_and_the_reference(case):
     assert_close(jc.reference.conv(x, w, bias, **case.options), y, TOLERANCE["float64"])
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_reference_is_the_loops_in_both_layouts(case):
     x, w, _ = case.arrays()
@@ -76,7 +76,7 @@ def test_reference_is_the_loops_in_both_layouts(case):
     assert_close(y.reshape(want.shape), want, TOLERANCE["float64"])
 
 
-@pytest.mark.thinned(6)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("dtype", CONV_DTYPES)
 @pytest.mark.parametrize("case", CONV, ids=ids(CONV))
 def test_conv_in_each_dtype(case, dtype):
@@ -111,7 +111,7 @@ def test_conv_transpose_is_the_forms_projection(case):
     assert_close(x.reshape(want.shape), want, TOLERANCE["float64"])
 
 
-@pytest.mark.thinned(6)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("dtype", CONV_DTYPES)
 @pytest.mark.parametrize("case", TRANSPOSE, ids=ids(TRANSPOSE))
 def test_conv_transpose_in_each_dtype(case, dtype):
@@ -216,7 +216,7 @@ def test_gradients_keep_each_arrays_dtype():
     assert float(dx[0, 0, 4]) == 12
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_max_pool_and_indices_equal_loops(case):
     x = case.array()
@@ -236,7 +236,7 @@ def test_max_pool_and_indices_equal_loops(case):
     np.testing.assert_array_equal(jc.reference.max_pool(x, case.window, **case.options), y)
 
 
-@pytest.mark.thinned(7)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "uint8", "int32"])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_max_and_min_pool_in_each_dtype(case, dtype):
@@ -252,7 +252,7 @@ def test_max_and_min_pool_in_each_dtype(case, dtype):
     np.testing.assert_array_equal(got.reshape(least.shape), turn(least))
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("extra", [{}, {"count_include_pad": False}, {"divisor_override": -3}],
                          ids=["counted", "not-counted", "divisor"])  # fmt: skip
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
@@ -324,7 +324,7 @@ READERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex128"])
 @pytest.mark.parametrize("options", READERS, ids=str)
 def test_non_finite_values_reach_their_readers_alone(options, dtype):

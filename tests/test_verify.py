@@ -170,7 +170,7 @@ every_conv = pytest.mark.parametrize("conv", CONVS.values(), ids=CONVS)
 # Right formulas pass.
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @every_conv
 def test_right_closed_forms_pass(conv):
     found = first_order(conv, conv.args, closed_form=conv.by_hand())
@@ -235,7 +235,7 @@ RIGHT = {
 }
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_functions_pass(name):
     fn, args, closed_form = RIGHT[name]
@@ -354,7 +354,7 @@ def test_groups_mixed_in_the_result(slip):
     assert_named(found, x="groups mixed", w="groups mixed")
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("conv", [GROUPED, GROUPED_LAST], ids=["first", "last"])
 @pytest.mark.parametrize("what", ["operands", "dy"])
 def test_groups_mixed_in_the_data(conv, what):
@@ -447,7 +447,7 @@ FACTORS = {
 }
 
 
-@pytest.mark.thinned(2)
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", FACTORS)
 def test_constant_factors(name):
     change, words = FACTORS[name]
@@ -656,7 +656,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.thinned(4)
+@pytest.mark.thinned(7)
 @pytest.mark.parametrize("name", SHAPES)
 def test_wrong_shapes(name):
     conv, argument, shape, words = SHAPES[name]

@@ -159,7 +159,7 @@ def test_fold_sums_half_precision_in_float32():
 # Adaptive pools.
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @adaptive
 def test_adaptive_pools_equal_loops_in_both_layouts(image, output):
     rank = len(output)
@@ -183,7 +183,7 @@ def test_adaptive_pools_equal_loops_in_both_layouts(image, output):
     np.testing.assert_array_equal(jc.adaptive_max_pool(np.round(x), output), got[0])
 
 
-@pytest.mark.thinned(5)
+@pytest.mark.thinned(9)
 @pytest.mark.parametrize("pool", [jc.adaptive_avg_pool, jc.adaptive_max_pool])
 @adaptive
 def test_derivatives_of_adaptive_pools(image, output, pool):
@@ -229,7 +229,7 @@ def test_adaptive_ties_go_to_the_first():
 # The p-norm.
 
 
-@pytest.mark.thinned(6)
+@pytest.mark.thinned(11)
 @pytest.mark.parametrize("p", [1, 2.0, 1.5, 3, math.inf])
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_lp_pool_equals_loops(case, p):
@@ -243,7 +243,7 @@ def test_lp_pool_equals_loops(case, p):
     assert_close(first(y_last, case.rank), y, TOLERANCE["float64"])
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("p", [1, 2, 2.5, 3, 4, 0.5, np.inf, np.float32(1.5)], ids=str)
 def test_derivatives_of_lp_pool(p):
     x = distinct(numbers((1, 2, 5, 6))) + 1 / 32
@@ -285,7 +285,7 @@ def test_the_squares_second_derivative_at_zero_is_right():
 # Unpooling.
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("case", POOL, ids=ids(POOL))
 def test_max_unpool_puts_winners_back(case):
     x = case.array()
