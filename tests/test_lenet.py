@@ -524,6 +524,7 @@ def test_the_step_of_a_nan_is_the_right_one(tmp_path):
         lenet.train(settings, data)
 
 
+@pytest.mark.full
 def test_a_batch_over_four_devices(tmp_path):
     options = ("--epochs", "3", "--batch", "64", "--optimiser", "sgd")
     one = run(*options, "--out", tmp_path / "one")

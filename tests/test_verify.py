@@ -316,6 +316,7 @@ def assert_named(found, **words):
         assert row.against in ("reverse", "differences")
 
 
+@pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", SLIPS)
 def test_slips_are_named(name):
     conv, (dx, in_x), (dw, in_w) = SLIPS[name]
