@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ._algorithms import REGISTER, Algorithm
+from ._by_onednn import is_called, is_rest
 from ._form import Problem
 from ._rules import (
     is_adaptive,
@@ -52,6 +53,7 @@ TABLE: tuple[Row, ...] = (
     Row("patches", is_cut_up, "a volume in windows of its own: written out tap by tap"),
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", is_large_window, "a large window of few channels: products of spectra"),
+    Row("onednn", is_called, "XLA's own call of oneDNN, the library of torch's convolutions"),
     Row(
         "grouped",
         is_between,
@@ -65,6 +67,7 @@ TABLE: tuple[Row, ...] = (
     Row("eigen", is_eigens, "one row too many: XLA then takes Eigen's convolution, YNNPACK's else"),
     Row("kn2row", is_row_wise, "windows written out by rows, the rows as channels of a product"),
     Row("patches", is_written_out, "windows written out in blocks, one product for all taps"),
+    Row("onednn", is_rest, "XLA's own call of oneDNN: faster than XLA's own convolution"),
     Row("phases", is_strided_gradient, "a strided input gradient as one of stride 1 on residues"),
     Row("taps", is_thick, "3-D or few positions: one matrix product to a tap"),
     Row("taps", is_elemental, "one matrix product to a tap, where XLA convolves one by one"),

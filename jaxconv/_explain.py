@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import _arrays, _check
+from . import _arrays, _check, _mesh
 from ._algorithms import _frame
 from ._choice import choose
 from ._conv import conv
@@ -129,8 +129,9 @@ def chosen(equation: Any, platform: str) -> tuple[str, ...]:
     """
     name, form = equation.primitive.name.removeprefix(PREFIX), equation.params["form"]
     shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
+    where = _where(platform)
     if name not in PROJECTIONS:
-        problem = Problem(name, form, tuple(shapes[:-1]), platform, choose=choose)
+        problem = Problem(name, form, tuple(shapes[:-1]), **where)
         return (choose(problem)[0].name,)
     held = dict(zip(PROJECTIONS[name], shapes, strict=True))
     first, second, _ = PROJECTIONS[name]
@@ -138,9 +139,14 @@ def chosen(equation: Any, platform: str) -> tuple[str, ...]:
     names = []
     for asked in (name, giving[first], giving[second]):
         a, b, _ = PROJECTIONS[asked]
-        problem = Problem(asked, form, (held[a], held[b]), platform, choose=choose)
+        problem = Problem(asked, form, (held[a], held[b]), **where)
         names.append(choose(problem)[0].name)
     return tuple(names)
+
+
+def _where(platform: str) -> dict[str, Any]:
+    """What a problem says of where it is computed: here, and by this process."""
+    return {"platform": platform, "portable": _mesh.is_cached(), "choose": choose}
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:
@@ -151,7 +157,7 @@ def _shape(name: str, value: Any) -> tuple[int, ...]:
 def _steps(projection: str, form: Any, operands: list[Any], platform: str) -> tuple[Step, ...]:
     """The choice for a projection, and what its algorithm chooses in turn while it is traced."""
     shapes = tuple(operand.shape for operand in operands)
-    problem = Problem(projection, form, shapes, platform, choose=choose)
+    problem = Problem(projection, form, shapes, **_where(platform))
     algorithm, reason = choose(problem)
     steps = [Step(algorithm.name, reason)]
 

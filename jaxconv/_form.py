@@ -104,6 +104,7 @@ class Problem:
         shapes: the shapes of its operands.
         platform: what is lowered for: `"cpu"`, `"cuda"`, `"rocm"`, `"tpu"`, or `"other"`.
         devices: how many of them the program is split over.
+        portable: whether the program is written down, and may run elsewhere (`jax.export`).
         choose: the table's choice, for algorithms that reduce a problem to others.
     """
 
@@ -112,6 +113,7 @@ class Problem:
     shapes: tuple[Shape, ...]
     platform: str
     devices: int = 1
+    portable: bool = False
     choose: Callable[["Problem"], Any] | None = dataclasses.field(default=None, compare=False)
 
     @property

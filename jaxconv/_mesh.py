@@ -82,6 +82,19 @@ def devices(ctx: Any) -> int:
     return getattr(axes, "num_devices", None) or 2
 
 
+def is_portable(ctx: Any) -> bool:
+    """Whether a program is written down: by `jax.export`, or in jax's cache of compiled programs.
+    Where jax does not say, yes."""
+    parameters = getattr(ctx.module_context, "lowering_parameters", None)
+    return getattr(parameters, "for_export", True) or is_cached()
+
+
+def is_cached() -> bool:
+    """Whether jax writes what it compiles to a folder, or reads it from there."""
+    folder = getattr(jax.config, "jax_compilation_cache_dir", None)
+    return bool(folder) and getattr(jax.config, "jax_enable_compilation_cache", True)
+
+
 def lower(function: Callable[..., Array], ctx: Any, *operands: Any) -> Any:
     """Lower a function of the operands by what it is traced to: on plain types, with shape and
     dtype alone, as the mesh has been dealt with."""

@@ -50,12 +50,12 @@ def map_primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: 
         shape, dtype = result(form, *(operand.shape for operand in operands))
         return _mesh.result_type(operands[0], shape, dtype, batched)
 
-    def compute(*operands, form, platform, devices=1):
+    def compute(*operands, form, platform, devices=1, portable=False):
         shapes = tuple(operand.shape for operand in operands)
         shape, dtype = result(form, *shapes)
         if 0 in shape or any(0 in operand for operand in shapes):
             return jnp.full(shape, _value_of_nothing(name, dtype), dtype)
-        problem = Problem(name, form, shapes, platform, devices, choose)
+        problem = Problem(name, form, shapes, platform, devices, portable, choose)
         return choose(problem)[0].maps[name](problem, *operands)
 
     @functools.lru_cache(maxsize=CACHED_PROGRAMS)
@@ -78,7 +78,8 @@ def map_primitive(name: str, result: Callable[..., tuple[Shape, Any]], batched: 
 
 def _lowering(compute: Callable[..., Any], platform: str) -> Any:
     def lower(ctx, *operands, form):
-        here = functools.partial(compute, form=form, platform=platform, devices=_mesh.devices(ctx))
+        where = {"devices": _mesh.devices(ctx), "portable": _mesh.is_portable(ctx)}
+        here = functools.partial(compute, form=form, platform=platform, **where)
         return _mesh.lower(here, ctx, *operands)
 
     return lower

@@ -7,6 +7,7 @@ import numpy as np
 
 from ._algorithms import eigen, kn2row, patches, winograd
 from ._algorithms._frame import sum_dtype
+from ._algorithms._library import is_for
 from ._form import Problem
 from ._rules import DOUBLE, area, for_cpu, is_little, widths
 
@@ -60,6 +61,8 @@ def is_written_out(problem: Problem) -> bool:
     if dtype.kind != "f" or (geometry.rank < 3 and dtype in DOUBLE) or is_little(problem):
         return False
     if geometry.rank == 1:
+        if problem.projection == "kernel_grad" and is_for(problem):
+            return True
         return results <= 2 and summed >= 16 and taps >= 5
     if geometry.rank == 3:
         return summed <= 128
@@ -111,13 +114,14 @@ def _few_written_out(problem: Problem, results: int, summed: int, taps: int) -> 
 
 
 def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
-    """Kernel gradients, but for windows that are mostly padding, large ones of few channels or that
-    are Eigen's, and kernels that outweigh the images by far, and would have to be turned."""
+    """Kernel gradients, but for windows that are mostly padding, and kernels that outweigh the
+    images by far, and would have to be turned; without oneDNN's products large windows of few
+    channels, or that are Eigen's, are not."""
     count, last = area(problem), problem.form.layout.channels_last
     images = problem.shapes[0][0] * count * (results + summed)
     if count < taps or (not last and results * summed * taps > 32 * images):
         return False
-    if taps < 25:
+    if taps < 25 or is_for(problem):
         return True
     if summed >= FEWEST_PACKED:
         return max(results, summed) > EIGENS_OWN

@@ -22,6 +22,8 @@ from jaxconv._form import PROJECTIONS, Problem
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 NAMES = jc.algorithms()
+#: The dtypes of algorithms that are not for double precision.
+SINGLE = {"onednn": "float32"}
 
 
 def forced(name, projection, form, operands):
@@ -48,7 +50,7 @@ def the_form(case, dtype, last=False):
 
 def able(name, case):
     """Whether an algorithm computes any projection of a case: the layout does not matter."""
-    form, (x, w) = the_form(case, "float64")
+    form, (x, w) = the_form(case, SINGLE.get(name, "float64"))
     algorithm = _algorithms.REGISTER[name]
     y = form.result_shape("output", x, w)
     shapes = {"output": (x, w), "input_grad": (y, w), "kernel_grad": (x, y)}
@@ -69,11 +71,12 @@ def test_projections_equal_the_form(name, case, last, monkeypatch):
 
 def assert_projections(name, case, last):
     """All projections that an algorithm has of a case, against the form."""
-    form, _ = the_form(case, "float64", last)
-    x, w, _ = case.arrays()
+    dtype = SINGLE.get(name, "float64")
+    form, _ = the_form(case, dtype, last)
+    x, w, _ = (np.asarray(array, float) for array in case.arrays(dtype))
     x = cases.one_batch(x, case.rank)
     oracle = oracles.conv_form(x.shape[2:], w.shape[2:], **case.options)
-    y = np.cos(oracle.project("y", x=x, w=w))
+    y = np.cos(oracle.project("y", x=x, w=w)).astype(dtype).astype(float)
     arrays = {"x": x, "y": y, "w": w}
     want = {array: oracle.project(array, **{k: v for k, v in arrays.items() if k != array})
             for array in arrays}  # fmt: skip
@@ -85,12 +88,12 @@ def assert_projections(name, case, last):
 
     computed = 0
     for projection, (a, b, result) in PROJECTIONS.items():
-        operands = placed(a, arrays[a]), placed(b, arrays[b])
+        operands = tuple(placed(one, arrays[one]).astype(dtype) for one in (a, b))
         got = jax.jit(lambda *operands: forced(name, projection, form, operands))(*operands)
         if got is not None:
             computed += 1
-            assert got.dtype == np.float64
-            assert_close(got, placed(result, want[result]), 1e-12)
+            assert got.dtype == dtype
+            assert_close(got, placed(result, want[result]), TOLERANCE[dtype])
     assert computed
 
 
@@ -170,7 +173,7 @@ def test_each_dtype(name, dtype):
         wide = [np.asarray(value, complex if dtype == "complex128" else float) for value in (x, w)]
         form = oracles.conv_form(x.shape[2:], w.shape[2:], **case.options)
         assert_close(y, form.project("y", x=wide[0], w=wide[1]), TOLERANCE[dtype])
-    assert taken or (name, dtype[:3]) in {(one, two) for one in ("fft", "winograd")
+    assert taken or (name, dtype[:3]) in {(one, two) for one in ("fft", "winograd", "onednn")
                                           for two in ("com", "int")}  # fmt: skip
 
 

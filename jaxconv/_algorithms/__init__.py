@@ -22,6 +22,7 @@ from . import (
     groups,
     kn2row,
     matmul,
+    onednn,
     patches,
     phases,
     reduce_window,
@@ -38,6 +39,7 @@ REGISTER: dict[str, Algorithm] = {
     module.ALGORITHM.name: module.ALGORITHM
     for module in (
         direct,
+        onednn,
         eigen,
         matmul,
         shift,

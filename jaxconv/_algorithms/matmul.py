@@ -25,6 +25,7 @@ from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import apart
 from ._frame import cut, framed, own_frames, read_frames, result_dtype, sum_dtype
+from ._library import across
 
 
 def refuses(problem: Problem) -> str | None:
@@ -94,9 +95,9 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
         if patches.shape[1] > c_o:
             # The smaller factor is the one to be transposed. XLA would exchange them again if it
             # saw that the result is transposed after all.
-            w = apart(jnp.transpose, jnp.matmul(y.T, patches, precision=precision))
+            w = apart(jnp.transpose, across(problem, y, patches))
         else:
-            w = jnp.matmul(patches.T, y, precision=precision)
+            w = across(problem, patches, y)
         return w.reshape(*form.geometry.window, c_i, c_o).astype(result)
     y = y.reshape(y.shape[0], c_o, -1)
     if _by_image(patches.shape[1:], c_o):

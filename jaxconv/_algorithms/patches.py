@@ -37,6 +37,7 @@ from ._frame import (
     result_dtype,
     sum_dtype,
 )
+from ._library import across
 
 #: Fewer input channels than this are not worth being last.
 FEWEST_LANES = 6
@@ -154,7 +155,7 @@ def summed_across(
 
     def product(a: Array, b: Array) -> Array:
         a, b = (side.reshape(-1, side.shape[-1]) for side in (a, b))
-        return _dot(problem, a, b, (0, 0))
+        return across(problem, a, b)
 
     def results(block: Block, *operands: Array) -> Array:
         a, b = pair(block, *operands)

@@ -1,0 +1,108 @@
+"""`onednn`: the convolution of oneDNN, which XLA:CPU has inside, see `_library`.
+
+    output       y = conv(x, w), as it is
+    input_grad   of stride 1: the output for the kernel turned by 180 degrees
+
+Arrays are taken in either layout, groups and channels as they lie. It is torch's own convolution on
+a CPU. There is no such call for kernel gradients: those are matrix products of `patches` and
+others, which take oneDNN's products.
+
+Where oneDNN has no kernel of its own for a convolution it takes matrix products, from several
+threads at once, of which each waits for all others: XLA's threads then wait for ever. So what is
+taken here is what it was seen to have kernels for, in some ten thousand convolutions by lot, on
+AVX2 and AVX-512, with 1 to 32 threads: all that is ungrouped, and groups but for some that are
+hardly ever wanted, see `refuses`; for what dtypes and layouts, see `_library.takes`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jax import Array
+
+from .._form import Problem
+from .._geometry import Geometry
+from . import _library
+from ._algorithm import Algorithm
+from ._frame import Frame, as_output, blocks, framed, result_dtype, sum_dtype
+
+
+def refuses(problem: Problem) -> str | None:
+    """Programs for elsewhere, other than single and half precision, strided input gradients, and
+    what oneDNN may have no kernel for."""
+    geometry = problem.form.geometry
+    if not _library.is_for(problem):
+        return "it is for programs that are compiled for this machine's CPU, if XLA has oneDNN"
+    if sum_dtype(problem) != np.float32:
+        return f"it sums in float32; the sum is {sum_dtype(problem)}"
+    if problem.projection == "input_grad" and max(geometry.stride) > 1:
+        return "it has no strided input gradient"
+    result = problem.form.result_shape(problem.projection, *problem.shapes)
+    if max(math.prod(shape) for shape in (*problem.shapes, result)) > _library.MOST_ELEMENTS:
+        return f"it counts at most {_library.MOST_ELEMENTS} elements of an array"
+    last = problem.form.layout.channels_last
+    if not _library.takes((np.float32,) * 3, last):
+        return "with channels first it needs a processor with AVX-512"
+    if not last and math.prod(geometry.window) == 1:
+        return "with channels first it has no windows of one element, see matmul"
+    return _refuses_groups(problem) if geometry.groups > 1 else None
+
+
+def _refuses_groups(problem: Problem) -> str | None:
+    geometry = problem.form.geometry
+    kept = [length for _, length, _ in _frames(geometry, *_read(problem))]
+    if any(e > n for e, n in zip(geometry.extent, kept, strict=True)):
+        return f"in groups its window is not larger than the image; here it spans {geometry.extent}"
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    if inputs == outputs == 1 and (geometry.rank == 1 or max(geometry.dilation) > 1):
+        return "its groups of one channel have two axes or three, and no dilation"
+    return None
+
+
+def _read(problem: Problem) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+    """The sizes and the padding of the image that is convolved: of an input gradient, of errors."""
+    geometry = problem.form.geometry
+    if problem.projection == "output":
+        return geometry.spatial, geometry.padding
+    axes = zip(geometry.extent, geometry.padding, geometry.spatial, geometry.output, strict=True)
+    return geometry.output, [(e - 1 - low, n + low - m) for e, (low, _), n, m in axes]
+
+
+def _frames(
+    geometry: Geometry, sizes: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> list[tuple[int, int, tuple[int, int]]]:
+    """`(start, length, padding left)` of each axis: what is cropped is gone before, and padding
+    from the window's extent on is written: there oneDNN reads what is not its own."""
+    frames = []
+    for n, e, pair in zip(sizes, geometry.extent, padding, strict=True):
+        left = [min(max(side, 0), e - 1) for side in pair]
+        (low, high), (first, last) = pair, left
+        frames.append((first - low, n + low - first + high - last, (first, last)))
+    return frames
+
+
+def output(problem: Problem, x: Array, w: Array) -> Array:
+    """y = conv(x, w)."""
+    form, layout, geometry = problem.form, problem.form.layout, problem.form.geometry
+    dtype = result_dtype(problem)
+    if not _library.takes((x.dtype, w.dtype, dtype), layout.channels_last):
+        dtype = sum_dtype(problem)
+        x, w = x.astype(dtype), w.astype(dtype)
+    first, (outer, channels) = layout.first_spatial(x.ndim), layout.kernel_axes
+    image = _library.Axes(0, layout.channel_axis, tuple(range(first, first + layout.rank)))
+    window = tuple(axis for axis in range(w.ndim) if axis not in (outer, channels))
+    axes = image, _library.Axes(outer, channels, window), image
+    frames = _frames(geometry, geometry.spatial, geometry.padding)
+    x = framed(x, [Frame(first + axis, *frame[:2]) for axis, frame in enumerate(frames)])
+    sides = [frame[2] for frame in frames]
+    shape = form.result_shape("output", *problem.shapes)
+    steps = geometry.stride, sides, geometry.dilation, geometry.groups
+    return _library.convolution(x, w, axes, shape, dtype, *steps).astype(result_dtype(problem))
+
+
+def input_grad(problem: Problem, y: Array, w: Array) -> Array:
+    """The output for the kernel turned by 180 degrees, its channels exchanged."""
+    return as_output(problem, output, y, w)
+
+
+ALGORITHM = Algorithm("onednn", {"output": output, "input_grad": input_grad}, refuses)

@@ -1,0 +1,51 @@
+"""Where XLA's own call of oneDNN is faster than what can be written for XLA: see `_choice`.
+
+From 350 layers drawn by lot (`experiments/speed.py --random`), both gradients of images and both
+layouts, under oneDNN and under what the rest of the table takes. oneDNN computes results 16 at a
+time, and channels last: what has fewer wastes most of its work, and channels first are turned on
+the way in and out, which pays where there are products enough to each number.
+"""
+
+from ._algorithms._frame import blocks
+from ._form import Problem
+from ._rules import for_cpu, widths
+
+#: Results that fill its vectors well enough, and that fill half of one.
+MANY, SOME = 8, 4
+#: Channels of one, or of few, that it sums as if they were more.
+FEW = 4
+#: Products to each number read and written that pay for turning it: groups, few channels.
+WORTH, WORTH_OF_FEW = 36, 70
+#: Taps of channels on their own: what loops of vectors are as fast for, in either layout.
+PLAIN_TAPS, TURNED_TAPS = 4, 48
+#: Channels on their own that fill a vector.
+LANES = 12
+
+
+@for_cpu
+def is_called(problem: Problem) -> bool:
+    """Where it is faster than all else that there is, but for XLA's own convolution."""
+    if problem.projection == "kernel_grad":
+        return False
+    groups, *pair = blocks(problem.form, problem.shapes, problem.projection)
+    results, summed, taps = widths(problem)
+    last, rank = problem.form.layout.channels_last, problem.form.geometry.rank
+    if groups > 1 and max(pair) == 1:
+        return (groups >= LANES and taps > PLAIN_TAPS) if last else taps > TURNED_TAPS
+    if last:
+        some = results > SOME and (summed <= 32 or groups > 1)
+        pair_of_few = results > 1 and results * summed > SOME and summed <= 12 and rank < 3
+        return results > MANY or some or pair_of_few
+    worth = taps * results * summed / (results + summed)
+    if groups > 1:
+        return results > MANY or (results > SOME and worth >= WORTH)
+    if summed <= FEW:
+        return results > MANY and worth >= WORTH_OF_FEW
+    return results > MANY or (results > SOME and summed <= 32 and rank < 3)
+
+
+@for_cpu
+def is_rest(problem: Problem) -> bool:
+    """Where it is faster than XLA's own convolution, if nothing else is: some results."""
+    results, _, taps = widths(problem)
+    return problem.projection != "kernel_grad" and results > MANY and taps > 1
