@@ -14,7 +14,7 @@ from cases import CONV, POOL, TOLERANCE, Case, assert_close, ids
 
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
-from jaxconv._algorithms import _frame, batches, phases, shift, slices, winograd
+from jaxconv._algorithms import _frame, _library, batches, phases, shift, slices, winograd
 from jaxconv._algorithms.fft import fast_size
 from jaxconv._explain import _equations
 from jaxconv._form import PROJECTIONS, Problem
@@ -252,8 +252,10 @@ def test_kernel_gradients_of_parts_of_a_batch_are_rounded_once(monkeypatch):
     np.testing.assert_allclose(np.asarray(got, float), want, rtol=2**-8)
 
 
-def test_every_row_of_the_table_is_taken():
-    """A row that nothing reaches is dead; here is a call for each algorithm of convolutions."""
+def test_every_row_of_the_table_is_taken(monkeypatch):
+    """A row that nothing reaches is dead; here is a call for each algorithm of convolutions, where
+    XLA has no oneDNN."""
+    monkeypatch.setattr(_library, "is_there", lambda: False)
     calls = {
         "batches": ((32, 32, 112, 112), (32, 1, 3, 3), {"groups": 32, "padding": 1}),
         "matmul": ((8, 64, 56, 56), (256, 64, 1, 1), {}),
@@ -288,6 +290,42 @@ def test_every_row_of_the_table_is_taken():
         assert "stablehlo.while" in lowered.as_text()  # some images at a time
     named = {row.algorithm for row in _choice.TABLE}
     assert named == set(_algorithms.REGISTER)
+
+
+@pytest.mark.parametrize(
+    ("last", "image", "kernel", "options", "name"),
+    [
+        (True, (8, 56, 56, 64), (3, 3, 64, 64), {"padding": 1}, "onednn"),
+        (True, (8, 56, 56, 64), (3, 3, 64, 2), {"padding": 1}, "kn2row"),
+        (True, (8, 56, 56, 96), (3, 3, 1, 96), {"padding": 1, "groups": 96}, "onednn"),
+        (True, (8, 56, 56, 96), (2, 2, 1, 96), {"groups": 96}, "shift"),
+        (True, (8, 56, 56, 64), (1, 1, 64, 64), {}, "matmul"),
+        (True, (1, 512, 512, 1), (31, 31, 1, 1), {"padding": 15}, "fft"),
+        (True, (4, 14, 14, 256), (3, 3, 8, 256), {"padding": 1, "groups": 32}, "onednn"),
+        (False, (8, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, "onednn"),
+        (False, (8, 96, 56, 56), (96, 1, 3, 3), {"padding": 1, "groups": 96}, "shift"),
+        (False, (8, 96, 56, 56), (96, 1, 7, 7), {"padding": 3, "groups": 96}, "onednn"),
+        (False, (2, 3, 64, 64), (48, 3, 3, 3), {"padding": 1, "stride": 2}, "onednn"),
+        (False, (2, 3, 64, 64), (32, 3, 3, 3), {"padding": 1}, "patches"),
+        (False, (4, 256, 14, 14), (256, 8, 3, 3), {"padding": 1, "groups": 32}, "onednn"),
+    ],
+)
+def test_with_onednn_its_rows_are_taken_and_what_is_faster_stays(
+    last, image, kernel, options, name, monkeypatch
+):
+    """On a processor with AVX-512, whatever this one has: nothing is computed."""
+    monkeypatch.setattr(_library, "is_there", lambda: True)
+    monkeypatch.setattr(_library, "_features", lambda: _library.BFLOAT16)
+    layout = "NHWC" if last else None
+    found = jc.explain(image, kernel, layout=layout, platform="cpu", **options)
+    assert found.output[0].algorithm == name
+
+
+def test_with_onednn_residues_are_its_own_too(monkeypatch):
+    monkeypatch.setattr(_library, "is_there", lambda: True)
+    monkeypatch.setattr(_library, "_features", lambda: _library.BFLOAT16)
+    strided = jc.explain((4, 16, 64, 64), (32, 16, 3, 3), stride=2, padding=1, platform="cpu")
+    assert [step.algorithm for step in strided.input_grad][:2] == ["phases", "onednn"]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
