@@ -15,6 +15,7 @@ import numpy as np
 from ._algorithms import batches, kn2row
 from ._algorithms._apart import MOST_UNROLLED
 from ._algorithms._frame import blocks, sum_dtype
+from ._algorithms._library import is_for
 from ._form import PROJECTIONS, Problem
 from ._geometry import Partition
 
@@ -141,6 +142,8 @@ def is_slim(problem: Problem) -> bool:
     if inputs * outputs > 64 or groups > 1:
         return inputs * outputs <= 64
     results, summed, taps = widths(problem)
+    if _has_fast_residues(problem):
+        return False
     if problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1:
         return results <= 16 and taps < 25 and math.prod(problem.form.geometry.output) < 784
     if problem.form.geometry.rank != 2 or is_little(problem):
@@ -206,18 +209,28 @@ def is_strided_gradient(problem: Problem) -> bool:
     geometry = problem.form.geometry
     results, summed, _ = widths(problem)
     if geometry.rank == 1:
-        return results >= 16
+        return results >= 16 or _has_fast_residues(problem)
     if geometry.rank == 3:
         return True
     if max(geometry.stride) == 1 or is_little(problem):
         return False
     window = max(geometry.window)
+    if _has_fast_residues(problem) and (window > 3 or math.prod(geometry.output) > 100):
+        return True
     if summed <= 20 or window > min(geometry.output):
         return True
     if window % 2 and results >= 64 and math.prod(geometry.output) >= 784:
         return True
     some = summed <= results * (4 * window - 6)
     return some and (summed <= 40 or math.prod(geometry.output) >= 1600)
+
+
+def _has_fast_residues(problem: Problem) -> bool:
+    """A strided input gradient whose residues oneDNN computes."""
+    results, summed, _ = widths(problem)
+    strided = problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1
+    single = sum_dtype(problem) == np.float32 and is_for(problem)
+    return strided and single and problem.form.geometry.groups == 1 and results * summed >= 12
 
 
 @for_cpu
