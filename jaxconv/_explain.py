@@ -61,7 +61,8 @@ def explain(
 ) -> Explanation:
     """Which algorithm `conv` and its gradients take for these shapes, and why.
 
-    The choice depends on shapes, dtype, options and platform alone, so it is always this one.
+    The choice depends on shapes, dtype, options and platform alone, on a CPU also on whether the
+    XLA that is installed has oneDNN, so on one machine it is always this one.
 
     Args:
         x_shape: shape of the images, as `conv` takes them.
@@ -78,7 +79,7 @@ def explain(
     Raises:
         ValueError, TypeError: what `conv` raises for these arguments; an unknown platform.
 
-    >>> print(explain((8, 96, 56, 56), (96, 1, 7, 7), groups=96, padding=3, platform="cpu"))
+    >>> print(explain((8, 96, 56, 56), (96, 1, 5, 5), groups=96, padding=2, platform="cpu"))
     output       shift: few channels to a group: all taps in one loop of vectors
     input_grad   shift: few channels to a group: all taps in one loop of vectors
     kernel_grad  shift: few channels to a group: all taps in one loop of vectors

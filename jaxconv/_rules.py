@@ -230,7 +230,8 @@ def _has_fast_residues(problem: Problem) -> bool:
     results, summed, _ = widths(problem)
     strided = problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1
     single = sum_dtype(problem) == np.float32 and is_for(problem)
-    return strided and single and problem.form.geometry.groups == 1 and results * summed >= 12
+    several = results >= 3 and results * summed >= 12
+    return strided and single and several and problem.form.geometry.groups == 1
 
 
 @for_cpu
