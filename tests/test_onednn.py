@@ -153,13 +153,14 @@ def test_what_it_may_have_no_kernel_for_is_refused(options, projection, why):
     given = {"window": (3, 3), "stride": (1, 1), "padding": ((2, 2), (0, 0))}
     given |= {"dilation": (1, 1), "groups": 1} | options
     geometry = Geometry((10, 9), *given.values())
-    form = Form(geometry, Layout(2, False), (np.dtype(np.float32),) * 3)
+    form = Form(geometry, Layout(2, False), (SINGLE, SINGLE, SINGLE))
     x, w = (2, 8, 10, 9), (8, 8 // given["groups"], *given["window"])
     y = form.result_shape("output", x, w)
     problem = Problem(projection, form, (x if projection == "output" else y, w), "cpu")
     assert why in str(onednn.refuses(problem))
     assert onednn.refuses(Problem("output", form, (x, w), "cpu", 2))
-    double = Form(geometry, Layout(2, False), (np.dtype(np.float64),) * 3)
+    wide = np.dtype(np.float64)
+    double = Form(geometry, Layout(2, False), (wide, wide, wide))
     assert "sums in float32" in str(onednn.refuses(Problem("output", double, (x, w), "cpu")))
 
 
