@@ -39,6 +39,7 @@ from ._frame import (
     sum_dtype,
     total,
 )
+from ._library import across, is_for
 
 #: (B d)_i of four inputs, (G g)_i of three taps, (A e)_i of two outputs.
 B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
@@ -135,12 +136,20 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 def _kernel_grad_of(problem: Problem, part: Block, x: Array, y: Array) -> list[Array]:
     """`(A y A')_ij' (B x B')_ij`, summed over some tiles, for each point ij."""
     tiles = (part.rows, _columns(problem))
-    quarters = apart(_quarters, taken(y, part, 1, 2 * part.row, 2 * part.rows))
     points = apart(
         functools.partial(_points, tiles), taken(x, part, 1, 2 * part.row, 2 * part.rows + 2)
     )
-    errors = apart(_errors, quarters)
+    errors = taken(y, part, 1, 2 * part.row, 2 * part.rows)
+    if is_for(problem):
+        errors = apart(lambda y: _errors(_corners(y)), errors)
+        return apart(functools.partial(_sums, problem), errors, points)
+    errors = apart(_errors, apart(_quarters, errors))
     return apart(functools.partial(_products, problem), errors, points)
+
+
+def _sums(problem: Problem, lefts: Sequence[Array], rights: Sequence[Array]) -> list[Array]:
+    """The same products, of errors that are not turned beforehand."""
+    return [across(problem, left, right) for left, right in zip(lefts, rights, strict=True)]
 
 
 def _products(problem: Problem, lefts: Sequence[Array], rights: Sequence[Array]) -> list[Array]:
@@ -183,6 +192,12 @@ def _quarters(y: Array) -> Array:
     n, height, width, c = y.shape
     y = y.reshape(n, height // 2, 2, width // 2, 2, c)
     return y.transpose(2, 4, 5, 0, 1, 3).reshape(2, 2, c, -1)
+
+
+def _corners(y: Array) -> Array:
+    """y's tiles, channels last: `(2, 2, tiles, c)`."""
+    corners = [[y[:, p::2, q::2] for q in range(2)] for p in range(2)]
+    return jnp.stack([jnp.stack(row) for row in corners]).reshape(2, 2, -1, y.shape[-1])
 
 
 def _errors(quarters: Array) -> list[Array]:
