@@ -15,6 +15,8 @@ from ._rules import DOUBLE, area, for_cpu, is_little, widths
 PACE = 16
 #: Channels of the image and of the result up to which XLA:CPU does not ask YNNPACK.
 EIGENS_OWN = 16
+#: Numbers of lines that are worth turning for one product.
+MOST_TURNED = 2**20
 #: Channels that XLA:CPU packs as a whole, and fewer than it packs at all.
 LANES, FEWEST_PACKED = 8, 6
 
@@ -62,7 +64,7 @@ def is_written_out(problem: Problem) -> bool:
         return False
     if geometry.rank == 1:
         if problem.projection == "kernel_grad" and is_for(problem):
-            return True
+            return _is_lightly_turned(problem, results, summed)
         return results <= 2 and summed >= 16 and taps >= 5
     if geometry.rank == 3:
         return summed <= 128
@@ -100,6 +102,13 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
             results >= 48 or (results >= 32 and summed >= 64 and taps <= 25)
         )
     return most <= 14 or least >= 28 or count > 3000
+
+
+def _is_lightly_turned(problem: Problem, results: int, summed: int) -> bool:
+    """Lines that are channels last, or few to be, or short."""
+    numbers = problem.shapes[0][0] * area(problem) * (results + summed)
+    few = summed < FEWEST_PACKED
+    return problem.form.layout.channels_last or few or numbers <= MOST_TURNED
 
 
 def _few_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
