@@ -124,13 +124,13 @@ def _few_written_out(problem: Problem, results: int, summed: int, taps: int) -> 
 
 def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
     """Kernel gradients, but for windows that are mostly padding, and kernels that outweigh the
-    images by far, and would have to be turned; without oneDNN's products large windows of few
-    channels, or that are Eigen's, are not."""
+    images by far, and would have to be turned; without oneDNN's products, or on small images, large
+    windows of few channels, or that are Eigen's, are not."""
     count, last = area(problem), problem.form.layout.channels_last
     images = problem.shapes[0][0] * count * (results + summed)
     if count < taps or (not last and results * summed * taps > 32 * images):
         return False
-    if taps < 25 or is_for(problem):
+    if taps < 25 or (count >= 1000 and is_for(problem)):
         return True
     if summed >= FEWEST_PACKED:
         return max(results, summed) > EIGENS_OWN

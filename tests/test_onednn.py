@@ -138,11 +138,36 @@ def test_half_precision_is_rounded_once(dtype):
     assert_close(summed.astype(np.float64), wide, TOLERANCE["float32"])
 
 
+@needed
+@pytest.mark.parametrize(
+    ("window", "stride", "name"),
+    [((1, 1), 1, "matmul"), ((2, 2), 2, "matmul"), ((3, 3), 2, "auto")],
+)
+def test_gradients_in_half_precision_are_rounded_once(window, stride, name):
+    rng = np.random.default_rng(9)
+    shapes = (3, 16, 16, 24), (*window, 24, 40)
+    half = [jnp.asarray(rng.normal(size=shape), jnp.bfloat16) for shape in shapes]
+    wide = [array.astype(np.float64) for array in half]
+
+    def pulled(algorithm, x, w):
+        options = {"stride": stride, "layout": "NHWC", "algorithm": algorithm}
+        y, pull = jax.vjp(lambda x, w: jc.conv(x, w, **options), x, w)
+        cotangent = jnp.asarray(np.cos(np.arange(y.size)).reshape(y.shape), jnp.bfloat16)
+        return y, *pull(cotangent.astype(y.dtype))
+
+    text = jax.jit(lambda x, w: pulled(name, x, w)).lower(*half).as_text()
+    assert "__onednn$matmul" in text
+    for got, want in zip(pulled(name, *half), pulled("direct", *wide), strict=True):
+        assert got.dtype == jnp.bfloat16
+        assert_close(got.astype(np.float64), want, TOLERANCE["bfloat16"])
+
+
 REFUSED = [
     ({"stride": (2, 1)}, "input_grad", "no strided input gradient"),
     ({"groups": 2, "dilation": (5, 1)}, "output", "window is not larger than the image"),
     ({"groups": 8, "dilation": (2, 1)}, "output", "two axes or three, and no dilation"),
     ({"window": (1, 1)}, "output", "no windows of one element"),
+    ({"padding": ((-10, 2), (0, 0))}, "output", "no image of padding alone"),
 ]
 
 

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, version
 
-from .._form import Problem
+from .._form import PROJECTIONS, Problem
+from ._frame import sum_dtype
 
 #: Versions of jax whose XLA is known to read the attributes as they are written here: at least,
 #: and below. Others go without.
@@ -94,13 +95,38 @@ def product(a: Array, b: Array, axes: tuple[int, int], dtype: Any) -> Array:
     return _call("__onednn$matmul", {"onednn_matmul_config": turned}, like, a, b)
 
 
-def across(problem: Problem, a: Array, b: Array) -> Array:
-    """`a' b`, summed over the first axes of both, as kernel gradients are: by oneDNN where it may
-    be called, at up to three times the pace of XLA:CPU's own product of a turned factor."""
-    if is_for(problem) and a.dtype == b.dtype == np.float32:
-        return product(a, b, (0, 0), a.dtype)
-    sides = (((0,), (0,)), ((), ()))
+def multiplied(
+    problem: Problem,
+    a: Array,
+    b: Array,
+    axes: tuple[int, int] = (1, 0),
+    half_to: Any = np.float32,
+) -> Array:
+    """The product of two matrices, summed over these axes.
+
+    By oneDNN in bfloat16, to `half_to`, as XLA:CPU would widen both; and of a turned factor,
+    `a' b`, as kernel gradients are, which XLA:CPU takes up to three times as long for.
+    """
+    half = {a.dtype, b.dtype} == {np.dtype(jnp.bfloat16)}
+    turned = axes == (0, 0) and a.dtype == b.dtype == np.float32
+    if is_for(problem) and (half or turned):
+        return product(a, b, axes, half_to if half else a.dtype)
+    sides = (((axes[0],), (axes[1],)), ((), ()))
     return lax.dot_general(a, b, sides, precision=problem.form.precision)
+
+
+across = functools.partial(multiplied, axes=(0, 0))
+
+
+def factor_dtype(problem: Problem) -> np.dtype:
+    """What factors of products are to be in: bfloat16 where they are and oneDNN takes them, else
+    what is summed in."""
+    first, second, _ = PROJECTIONS[problem.projection]
+    half = np.dtype(jnp.bfloat16)
+    given = {problem.form.dtype(first), problem.form.dtype(second)}
+    if given == {half} and is_for(problem) and takes((half, half, half), channels_last=True):
+        return half
+    return sum_dtype(problem)
 
 
 def _call(target: str, config: Any, result: jax.ShapeDtypeStruct, *operands: Array) -> Array:

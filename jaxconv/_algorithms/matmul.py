@@ -25,7 +25,7 @@ from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import apart
 from ._frame import cut, framed, own_frames, read_frames, result_dtype, sum_dtype
-from ._library import across
+from ._library import across, factor_dtype, multiplied
 
 
 def refuses(problem: Problem) -> str | None:
@@ -42,8 +42,8 @@ def refuses(problem: Problem) -> str | None:
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
     """y = P w, P the patches of x."""
-    form = problem.form
-    dtype, result = sum_dtype(problem), result_dtype(problem)
+    form, result = problem.form, result_dtype(problem)
+    dtype = _factor_dtype(problem)
     patches, matrix = (
         _patches(form.geometry, form.layout.channels_last, x.astype(dtype)),
         w.astype(dtype),
@@ -52,7 +52,7 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
     outputs = form.geometry.output
     precision = form.precision
     if form.layout.channels_last:
-        y = jnp.matmul(patches, matrix.reshape(-1, c_o), precision=precision)
+        y = multiplied(problem, patches, matrix.reshape(-1, c_o), half_to=result)
         return y.reshape(x.shape[0], *outputs, c_o).astype(result)
     matrix = matrix.reshape(c_o, -1)
     if _by_image(patches.shape[1:], c_o):
@@ -66,13 +66,13 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     """P = y w', each patch put where it was; the rest is zero."""
     form, geometry = problem.form, problem.form.geometry
-    dtype, result = sum_dtype(problem), result_dtype(problem)
+    dtype, result = _factor_dtype(problem), result_dtype(problem)
     y, matrix = y.astype(dtype), w.astype(dtype)
     c_o, c_i, _ = form.layout.split_kernel(w.shape)
     n, precision = y.shape[0], form.precision
     if form.layout.channels_last:
         rows = y.reshape(-1, c_o)
-        patches = jnp.matmul(rows, matrix.reshape(-1, c_o).T, precision=precision)
+        patches = multiplied(problem, rows, matrix.reshape(-1, c_o), (1, 1), result)
     else:
         columns, matrix = y.reshape(n, c_o, -1), matrix.reshape(c_o, -1).T
         if _by_image((c_o, columns.shape[2]), matrix.shape[0]):
@@ -86,7 +86,7 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w = P' y, P the patches of x."""
     form = problem.form
-    dtype, result = sum_dtype(problem), result_dtype(problem)
+    dtype, result = _factor_dtype(problem), result_dtype(problem)
     patches = _patches(form.geometry, form.layout.channels_last, x.astype(dtype))
     y, precision = y.astype(dtype), form.precision
     c_i, c_o = form.layout.channels(x.shape), form.layout.channels(y.shape)
@@ -110,6 +110,12 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 ALGORITHM = Algorithm(
     "matmul", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}, refuses
 )
+
+
+def _factor_dtype(problem: Problem) -> np.dtype:
+    """Channels first there is a product to each image, which is XLA's own."""
+    last = problem.form.layout.channels_last
+    return factor_dtype(problem) if last else sum_dtype(problem)
 
 
 def _by_image(columns: Sequence[int], c_o: int) -> bool:

@@ -45,12 +45,14 @@ def refuses(problem: Problem) -> str | None:
         return "with channels first it needs a processor with AVX-512"
     if not last and math.prod(geometry.window) == 1:
         return "with channels first it has no windows of one element, see matmul"
-    return _refuses_groups(problem) if geometry.groups > 1 else None
-
-
-def _refuses_groups(problem: Problem) -> str | None:
-    geometry = problem.form.geometry
     kept = [length for _, length, _ in _frames(geometry, *_read(problem))]
+    if min(kept) < 1:
+        return "it has no image of padding alone"
+    return _refuses_groups(problem, kept) if geometry.groups > 1 else None
+
+
+def _refuses_groups(problem: Problem, kept: Sequence[int]) -> str | None:
+    geometry = problem.form.geometry
     if any(e > n for e, n in zip(geometry.extent, kept, strict=True)):
         return f"in groups its window is not larger than the image; here it spans {geometry.extent}"
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)

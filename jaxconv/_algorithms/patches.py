@@ -37,7 +37,7 @@ from ._frame import (
     result_dtype,
     sum_dtype,
 )
-from ._library import across
+from ._library import across, factor_dtype
 
 #: Fewer input channels than this are not worth being last.
 FEWEST_LANES = 6
@@ -106,7 +106,8 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
         return apart(functools.partial(products, block), patches)
 
     parts = _blocks(problem, x.shape[0])
-    y = collected(results, parts, 1 if last else 2, *_read(problem, x))
+    xs = _read(problem, x.astype(sum_dtype(problem)))
+    y = collected(results, parts, 1 if last else 2, *xs)
     return y.astype(result_dtype(problem))
 
 
@@ -115,8 +116,9 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
         patches = _of_block(problem, block, xs)
         return patches, taken(y, block, 1)
 
-    y = y.astype(sum_dtype(problem))
-    w = summed_across(problem, operands, _blocks(problem, x.shape[0]), y, *_read(problem, x))
+    dtype = factor_dtype(problem)
+    xs = _read(problem, x.astype(dtype))
+    w = summed_across(problem, operands, _blocks(problem, x.shape[0]), y.astype(dtype), *xs)
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
     return w.reshape(shape).astype(result_dtype(problem))
 
@@ -135,7 +137,8 @@ def _kernel_grad_of_few(problem: Problem, x: Array, y: Array) -> Array:
         patches = _of_block(problem, block, xs)
         return apart(products, patches, taken(y, block, 2))
 
-    w = summed(results, _blocks(problem, x.shape[0]), y, *_read(problem, x))
+    xs = _read(problem, x.astype(sum_dtype(problem)))
+    w = summed(results, _blocks(problem, x.shape[0]), y, *xs)
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
     return w.reshape(shape).astype(result_dtype(problem))
 
@@ -178,7 +181,7 @@ def _read(problem: Problem, x: Array) -> list[Array]:
     """What is read of x: see `_written_out`."""
     geometry, last = problem.form.geometry, problem.form.layout.channels_last
     frames, stride = read_frames(geometry, 1 if last else 2), 1 if last else geometry.stride[-1]
-    return apart(lambda x: residues(x, frames, stride), x.astype(sum_dtype(problem)))
+    return apart(lambda x: residues(x, frames, stride), x)
 
 
 def _of_block(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
