@@ -46,6 +46,8 @@ def is_called(problem: Problem) -> bool:
 
 @for_cpu
 def is_rest(problem: Problem) -> bool:
-    """Where it is faster than XLA's own convolution, if nothing else is: some results."""
+    """Where it is faster than XLA's own convolution, if nothing else is: some results, or three
+    axes, on which XLA:CPU convolves element by element."""
     results, _, taps = widths(problem)
-    return problem.projection != "kernel_grad" and results > MANY and taps > 1
+    some = results > MANY or problem.form.geometry.rank == 3
+    return problem.projection != "kernel_grad" and some and taps > 1

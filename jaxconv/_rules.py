@@ -250,7 +250,7 @@ def is_thick(problem: Problem) -> bool:
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     least = min(inputs, outputs)
     if geometry.rank == 3:
-        return least >= 8
+        return least > 1
     if problem.projection == "kernel_grad":
         return False
     return least >= 384 and problem.shapes[0][0] * math.prod(geometry.output) <= 1024

@@ -67,7 +67,7 @@ def is_written_out(problem: Problem) -> bool:
             return _is_lightly_turned(problem, results, summed)
         return results <= 2 and summed >= 16 and taps >= 5
     if geometry.rank == 3:
-        return summed <= 128
+        return summed <= 128 or (problem.projection == "kernel_grad" and is_for(problem))
     rule = _kernel_written_out if problem.projection == "kernel_grad" else _image_written_out
     return rule(problem, results, summed, taps)
 
