@@ -259,12 +259,15 @@ def is_thick(problem: Problem) -> bool:
 @for_cpu
 def is_elemental(problem: Problem) -> bool:
     """What XLA:CPU convolves element by element: integers, and double precision but for the plain
-    form with two spatial axes; a gradient of few taps or to few channels is not plain."""
+    form with two spatial axes; a gradient of few taps or to few channels is not plain, but for a
+    strided one on a line."""
     dtype, geometry = sum_dtype(problem), problem.form.geometry
     if dtype.kind in "iu":
         return True
     backwards = problem.projection == "input_grad"
     strided = backwards and geometry.stride != (1,) * geometry.rank
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    if strided and geometry.rank == 1 and min(inputs, outputs) <= 2:
+        return False
     strided |= backwards and (math.prod(geometry.window) <= 4 or inputs <= 4)
     return dtype in DOUBLE and (strided or (geometry.rank != 2 and min(inputs, outputs) >= 8))
