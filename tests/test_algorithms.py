@@ -151,6 +151,15 @@ def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     assert_projections(name, case, last)
 
 
+def convolved(name, case, x, w):
+    """A call by the public argument; by oneDNN channels last, which it has on more processors."""
+    if name not in SINGLE:
+        return jc.conv(x, w, algorithm=name, **case.options)
+    options = {**case.options, "layout": cases.LAYOUTS[case.rank], "algorithm": name}
+    y = jc.conv(cases.last(x, case.rank), cases.kernel_last(w), **options)
+    return cases.first(y, case.rank)
+
+
 @pytest.mark.thinned(5)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex128", "int32"])
 @pytest.mark.parametrize("name", NAMES)
@@ -161,7 +170,7 @@ def test_each_dtype(name, dtype):
     for case in (*(CONV[at] for at in (2, 8, 23, 24, 25)), *itertools.islice(own, 4)):
         x, w, _ = case.arrays(dtype)
         try:
-            y = jc.conv(x, w, algorithm=name, **case.options)
+            y = convolved(name, case, x, w)
         except ValueError:
             continue
         taken += 1
