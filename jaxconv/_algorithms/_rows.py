@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 from ._apart import apart
-from ._frame import Frame, cut, framed, padded, residue_cut, total
+from ._frame import Frame, cut, framed, residue_cut, total
 
 #: Rows of one expression, images of at most so many rows being added up in it together; and
 #: expressions written out, before there is a loop over them.
@@ -105,7 +105,7 @@ def row_sums(
     chunks = -(-row.taken // MOST_ROWS)
     rows, stride = -(-row.taken // chunks), row.cuts[0][1]
     reach = (rows - 1) * stride + row.cuts[-1][0] + 1
-    xs = [padded(x, [Frame(at, 0, (chunks - 1) * rows * stride + reach)]) for x in xs]
+    xs = [framed(x, [Frame(at, 0, (chunks - 1) * rows * stride + reach)]) for x in xs]
     y = framed(y, [Frame(at, 0, chunks * rows)])
 
     def chunk(number: Any, xs: Sequence[Array], y: Array) -> list[Array]:

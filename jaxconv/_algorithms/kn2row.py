@@ -20,6 +20,7 @@ import functools
 import itertools
 import math
 import operator
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ from jax import Array, lax
 
 from .._form import Problem
 from .._geometry import Geometry
-from . import patches
+from . import _windows, patches
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, taken
 from ._frame import (
@@ -39,7 +40,6 @@ from ._frame import (
     cut,
     framed,
     moved,
-    padded,
     read_frames,
     result_dtype,
     sum_dtype,
@@ -91,10 +91,8 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     matrix = matrix.reshape(-1, c_o * math.prod(window))
     matrix = framed(matrix, [Frame(1, 0, patches.width(matrix.shape[1]))])
 
-    def results(block: Block, x: Array, matrix: Array) -> Array:
-        part = _part(geometry, block, x)
-        if axes < geometry.rank:
-            part = apart(functools.partial(_written_out, geometry, axes), part)
+    def results(block: Block, matrix: Array, *xs: Array) -> Array:
+        part = _windows_of(geometry, axes, block, *xs)
         z = apart(product, part.reshape(-1, part.shape[-1]), matrix)
         z = z.reshape(*part.shape[:-1], matrix.shape[1])
 
@@ -106,7 +104,8 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
 
         return apart(lambda z: total([tap(z, at) for at in np.ndindex(*window)]), z)
 
-    y = collected(results, _blocks(problem, axes), 1, _read(problem, x), matrix)
+    parts = _blocks(problem, axes)
+    y = collected(results, parts, 1, matrix, *_read(problem, x, axes, parts))
     return y.astype(result_dtype(problem))
 
 
@@ -134,7 +133,7 @@ def _output_of_few(problem: Problem, x: Array, w: Array) -> Array:
     matrix = jnp.swapaxes(moved("w", w.astype(dtype), last, True), -1, -2)
     matrix = matrix.reshape(-1, matrix.shape[-1])
     frames = read_frames(geometry, 1 if last else 2)
-    x = apart(lambda x: padded(x, frames), x.astype(dtype))
+    x = apart(lambda x: framed(x, frames), x.astype(dtype))
 
     def product(x: Array, matrix: Array) -> Array:
         positions = x.reshape(x.shape[0], -1, x.shape[-1]) if last else x.reshape(*x.shape[:2], -1)
@@ -169,17 +168,16 @@ def _added_up(geometry: Geometry, rows: int, z: Array) -> Array:
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     geometry, axes = problem.form.geometry, errors_axes(problem)
 
-    def operands(block: Block, x: Array, y: Array) -> tuple[Array, Array]:
-        errors = apart(functools.partial(_shifted, geometry, axes), taken(y, block, 1))
-        windows = functools.partial(_written_out, geometry, axes)
-        return apart(windows, _part(geometry, block, x)), errors
+    def operands(block: Block, y: Array, *xs: Array) -> tuple[Array, Array]:
+        errors = _shifted(geometry, axes, taken(y, block, 1))
+        return _windows_of(geometry, axes, block, *xs), errors
 
-    parts = _blocks(problem, axes)
-    y = y.astype(sum_dtype(problem))
-    w = patches.summed_across(problem, operands, parts, _read(problem, x), y)
+    parts, y = _blocks(problem, axes), y.astype(sum_dtype(problem))
+    w = patches.summed_across(problem, operands, parts, y, *_read(problem, x, axes, parts))
     window = geometry.window
     w = w.reshape(*window[axes:], x.shape[-1], *window[:axes], y.shape[-1])
     here = len(window) - axes + 1
+    w = lax.rev(w, range(here, here + axes))
     order = (*range(here, here + axes), *range(here), w.ndim - 1)
     return w.transpose(order).astype(result_dtype(problem))
 
@@ -209,19 +207,24 @@ def _written(problem: Problem, axes: int) -> int:
 
 
 def _shifted(geometry: Geometry, axes: int, y: Array) -> Array:
-    """Errors once for each tap of the first axes, so far on, in zeros as long as what is read."""
-    reach = [(k - 1) * d for k, d in zip(geometry.window, geometry.dilation, strict=True)][:axes]
-    sizes = [n + r for n, r in zip(y.shape[1:], reach, strict=False)]
-    frames = [Frame(1 + at, -r, n + r) for at, (n, r) in enumerate(zip(sizes, reach, strict=True))]
-    y = framed(y, frames)
+    """Errors once for each tap of the first axes, the last one first, so far on, in zeros as long
+    as what is read."""
+    sizes, channels = y.shape[1:-1], y.shape[-1]
+    spans = [(k - 1) * d for k, d in zip(geometry.window, geometry.dilation, strict=True)]
+    reach = [r if axis < axes else 0 for axis, r in enumerate(spans)]
+    sides = list(zip(sizes, reach, strict=True))
+    frames = [Frame(1 + at, -r, n + 2 * r) for at, (n, r) in enumerate(sides)]
+    padded, counts = [n + 2 * r for n, r in sides], [n + r for n, r in sides]
+    walks = functools.partial(_windows.walks, padded, channels)
+    backwards = walks(geometry.window, geometry.dilation)[:axes]
+    here = [*walks(counts, [1] * len(sizes)), *backwards]
+    whole = Block(0, y.shape[0], 0, counts[0])
 
-    def read(tap: tuple[int, ...]) -> Array:
-        cuts = zip(tap, geometry.dilation, reach, sizes, strict=False)
-        return cut(y, [(1 + at, r - a * d, n, 1) for at, (a, d, r, n) in enumerate(cuts)])
+    def errors(y: Array, starts: Array) -> Array:
+        return _windows.written_out(y, starts, here, channels, whole)
 
-    return patches.stacked(read, geometry.window[:axes], y.ndim - 1).reshape(
-        *y.shape[:1], *sizes, *y.shape[1 + axes : -1], -1
-    )
+    shifted = apart(errors, _windows.rows(y, frames), _windows.starts(here, channels))
+    return shifted.reshape(y.shape[0], *counts, -1)
 
 
 def _blocks(problem: Problem, axes: int = 1) -> list[Block]:
@@ -232,28 +235,41 @@ def _blocks(problem: Problem, axes: int = 1) -> list[Block]:
     )
 
 
-def _read(problem: Problem, x: Array) -> Array:
-    frames = read_frames(problem.form.geometry, 1)
-    return apart(lambda x: padded(x, frames), x.astype(sum_dtype(problem)))
+def _read(problem: Problem, x: Array, axes: int, parts: Sequence[Block]) -> list[Array]:
+    """The rows that are read of x, and where the windows of a block are in them."""
+    geometry, channels = problem.form.geometry, x.shape[-1]
+    x = _windows.rows(x.astype(sum_dtype(problem)), read_frames(geometry, 1))
+    here = _walks(geometry, axes, max(block.rows for block in parts), channels)
+    return [x, _windows.starts(here, channels)]
+
+
+def _walks(geometry: Geometry, axes: int, rows: int, channels: int) -> list[_windows.Walk]:
+    """All places of the first axes that so many rows of results read, windows along the others."""
+    walks = functools.partial(_windows.walks, geometry.read, channels)
+    read = (rows + geometry.extent[0] - 1, *geometry.read[1:axes])
+    places = walks((*read, *geometry.output[axes:]), geometry.stride)
+    return [*places, *walks(geometry.window, geometry.dilation)[axes:]]
+
+
+def _windows_of(geometry: Geometry, axes: int, block: Block, x: Array, starts: Array) -> Array:
+    """Patches along all axes but the first ones, `(n, *positions, taps * c_i)`; as they are where
+    there is no other axis."""
+    channels = x.shape[-1] // geometry.read[-1]
+    if axes == geometry.rank:
+        rows = block.rows + geometry.extent[0] - 1
+        part = taken(x.reshape(len(x), geometry.read[0], -1), block, 1, block.row, rows)
+        return part.reshape(block.images, rows, *geometry.read[1:], channels)
+    here = _walks(geometry, axes, block.rows, channels)
+
+    def windows(x: Array, starts: Array, *begin: Array) -> Array:
+        image, row = begin or (block.image, block.row)
+        part = block._replace(image=image)
+        return _windows.written_out(x, starts, here, channels, part, row * here[0].step)
+
+    begin = () if isinstance(block.image, int) else (block.image, block.row)
+    counts = [count for count, _ in here[: geometry.rank]]
+    return apart(windows, x, starts, *begin).reshape(block.images, *counts, -1)
 
 
 def _part(geometry: Geometry, block: Block, x: Array, axis: int = 1) -> Array:
     return taken(x, block, axis, block.row, block.rows + geometry.extent[0] - 1)
-
-
-def _written_out(geometry: Geometry, axes: int, x: Array) -> Array:
-    """Patches along all axes but the first ones: `(n, *positions, taps * c_i)`."""
-
-    def read(tap: tuple[int, ...]) -> Array:
-        sides = zip(
-            tap,
-            geometry.dilation[axes:],
-            geometry.output[axes:],
-            geometry.stride[axes:],
-            strict=True,
-        )
-        cuts = [(1 + axes + at, b * d, m, s) for at, (b, d, m, s) in enumerate(sides)]
-        return cut(x, cuts)
-
-    stacked = patches.stacked(read, geometry.window[axes:], x.ndim - 1)
-    return stacked.reshape(*x.shape[: 1 + axes], *geometry.output[axes:], -1)

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._form import Problem
-from . import taps
+from .._geometry import Geometry
+from . import _windows, taps
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import (
@@ -106,7 +107,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
         return apart(functools.partial(products, block), patches)
 
     parts = _blocks(problem, x.shape[0])
-    xs = _read(problem, x.astype(sum_dtype(problem)))
+    xs = _read(problem, x.astype(sum_dtype(problem)), parts)
     y = collected(results, parts, 1 if last else 2, *xs)
     return y.astype(result_dtype(problem))
 
@@ -116,9 +117,9 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
         patches = _of_block(problem, block, xs)
         return patches, taken(y, block, 1)
 
-    dtype = factor_dtype(problem)
-    xs = _read(problem, x.astype(dtype))
-    w = summed_across(problem, operands, _blocks(problem, x.shape[0]), y.astype(dtype), *xs)
+    dtype, parts = factor_dtype(problem), _blocks(problem, x.shape[0])
+    xs = _read(problem, x.astype(dtype), parts)
+    w = summed_across(problem, operands, parts, y.astype(dtype), *xs)
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
     return w.reshape(shape).astype(result_dtype(problem))
 
@@ -137,8 +138,9 @@ def _kernel_grad_of_few(problem: Problem, x: Array, y: Array) -> Array:
         patches = _of_block(problem, block, xs)
         return apart(products, patches, taken(y, block, 2))
 
-    xs = _read(problem, x.astype(sum_dtype(problem)))
-    w = summed(results, _blocks(problem, x.shape[0]), y, *xs)
+    parts = _blocks(problem, x.shape[0])
+    xs = _read(problem, x.astype(sum_dtype(problem)), parts)
+    w = summed(results, parts, y, *xs)
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
     return w.reshape(shape).astype(result_dtype(problem))
 
@@ -177,45 +179,65 @@ def _blocks(problem: Problem, images: int) -> list[Block]:
     return cut_up(images, height, block_bytes(problem) // row)
 
 
-def _read(problem: Problem, x: Array) -> list[Array]:
-    """What is read of x: see `_written_out`."""
-    geometry, last = problem.form.geometry, problem.form.layout.channels_last
-    frames, stride = read_frames(geometry, 1 if last else 2), 1 if last else geometry.stride[-1]
+def _read(problem: Problem, x: Array, parts: Sequence[Block]) -> list[Array]:
+    """What is read of x: with channels last its rows, and where the windows of a block are in them;
+    else its positions, one array for each residue of the last axis by its stride."""
+    geometry = problem.form.geometry
+    if problem.form.layout.channels_last:
+        axes = _walks(geometry, max(block.rows for block in parts), x.shape[-1])
+        return [_windows.rows(x, read_frames(geometry, 1)), _windows.starts(axes, x.shape[-1])]
+    frames, stride = read_frames(geometry, 2), geometry.stride[-1]
     return apart(lambda x: residues(x, frames, stride), x)
 
 
+def _walks(geometry: Geometry, rows: int, channels: int) -> list[_windows.Walk]:
+    """Windows of so many rows of results, and their taps."""
+    counts = rows, *geometry.output[1:]
+    places = _windows.walks(geometry.read, channels, counts, geometry.stride)
+    return [*places, *_windows.walks(geometry.read, channels, geometry.window, geometry.dilation)]
+
+
 def _of_block(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
-    """The patches of a block, a computation of their own."""
-    part = _part(problem, block, xs)
-    return apart(functools.partial(_written_out, problem, block.rows), part)
+    """The patches of a block, `(n, *positions, patch)` or `(n, patch, *positions)`, a computation
+    of their own."""
+    geometry = problem.form.geometry
+    if not problem.form.layout.channels_last:
+        part = _part(problem, block, xs)
+        return apart(functools.partial(_planes, geometry, block.rows), part)
+    x, starts = xs
+    channels = x.shape[-1] // geometry.read[-1]
+    axes = _walks(geometry, block.rows, channels)
+
+    def windows(x: Array, starts: Array, *begin: Array) -> Array:
+        image, row = begin or (block.image, block.row)
+        part = block._replace(image=image)
+        return _windows.written_out(x, starts, axes, channels, part, row * axes[0].step)
+
+    begin = () if isinstance(block.image, int) else (block.image, block.row)
+    patches = apart(windows, x, starts, *begin)
+    return patches.reshape(block.images, block.rows, *geometry.output[1:], -1)
 
 
 def _part(problem: Problem, block: Block, xs: Sequence[Array]) -> list[Array]:
     """What a block reads, along an axis that may be the one that is taken apart."""
-    geometry, last = problem.form.geometry, problem.form.layout.channels_last
-    first, s = 1 if last else 2, geometry.stride[0]
-    reach = (geometry.window[0] - 1) * geometry.dilation[0]
-    if geometry.rank == 1 and not last:
+    geometry = problem.form.geometry
+    s, reach = geometry.stride[0], (geometry.window[0] - 1) * geometry.dilation[0]
+    if geometry.rank == 1:
         s, reach = 1, reach // s
-    return [taken(x, block, first, block.row * s, (block.rows - 1) * s + reach + 1) for x in xs]
+    return [taken(x, block, 2, block.row * s, (block.rows - 1) * s + reach + 1) for x in xs]
 
 
-def _written_out(problem: Problem, rows: int, xs: Sequence[Array]) -> Array:
-    """The patches of a block, `(n, *positions, patch)` or `(n, patch, *positions)`.
-
-    There is one x for each residue of the last axis by its stride where positions are last.
-    """
-    geometry, last = problem.form.geometry, problem.form.layout.channels_last
-    first = 1 if last else 2
+def _planes(geometry: Geometry, rows: int, xs: Sequence[Array]) -> Array:
+    """The patches of a block, `(n, patch, *positions)`, of one x for each residue of the last axis
+    by its stride."""
 
     def read(tap: tuple[int, ...]) -> Array:
         counts = (rows, *geometry.output[1:])
         axes = enumerate(zip(tap, geometry.dilation, counts, geometry.stride, strict=True))
-        return residue_cut(xs, [(first + axis, a * d, m, s) for axis, (a, d, m, s) in axes])
+        return residue_cut(xs, [(2 + axis, a * d, m, s) for axis, (a, d, m, s) in axes])
 
-    at = 1 + geometry.rank if last else 2
-    patches = stacked(read, geometry.window, at)
-    return lax.collapse(patches, at if last else 1, at + geometry.rank + (1 if last else 0))
+    patches = stacked(read, geometry.window, 2)
+    return lax.collapse(patches, 1, 2 + geometry.rank)
 
 
 def stacked(read: Callable[..., Array], window: Sequence[int], axis: int) -> Array:

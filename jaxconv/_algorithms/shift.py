@@ -32,7 +32,6 @@ from ._frame import (
     channels_first,
     cut,
     framed,
-    padded,
     quotients,
     residues,
     result_dtype,
@@ -118,7 +117,7 @@ def _in_layout(
         return compute(axes, problem, image, other)
 
     def moved(problem: Problem, image: Array, other: Array) -> Array:
-        image = apart(lambda image: padded(image, _frames(axes, 2)), image)
+        image = apart(lambda image: framed(image, _frames(axes, 2)), image)
         return compute([axis._replace(start=0) for axis in axes], problem, image, other)
 
     return channels_first(problem, moved, image, other)
@@ -272,7 +271,7 @@ def _kernel_grad(axes: list[Axis], problem: Problem, x: Array, y: Array) -> Arra
     form, dtype = problem.form, sum_dtype(problem)
     x, y = x.astype(dtype), y.astype(dtype)
     if form.layout.channels_last:
-        w = _kernel_grad_last(padded(x, _frames(axes, 1)), y, axes)
+        w = _kernel_grad_last(framed(x, _frames(axes, 1)), y, axes)
     else:
         w = _kernel_grad_first(x, y, axes, _pairs(*blocks(form, problem.shapes, "kernel_grad")))
     shape = form.result_shape("kernel_grad", *problem.shapes)

@@ -32,7 +32,6 @@ from ._frame import (
     cut,
     framed,
     lowest_rank,
-    padded,
     quotients,
     ranked,
     read_frames,
@@ -230,7 +229,7 @@ def _windows(axes: Sequence[_Reach], y: Array, where: Array) -> list[Array]:
                 array = jnp.repeat(array, axis.repeats, 1 + at)
         return array
 
-    return [repeated(padded(y, frames)), repeated(padded(where, frames, -1))]
+    return [repeated(framed(y, frames)), repeated(framed(where, frames, -1))]
 
 
 def _positions(geometry: Geometry, axes: Sequence[_Reach], shape: Sequence[int]) -> Array:

@@ -34,7 +34,6 @@ from ._frame import (
     channels_last,
     cut,
     framed,
-    padded,
     result_dtype,
     sum_dtype,
     total,
@@ -167,7 +166,7 @@ def _read(problem: Problem, x: Array, part: Block) -> Array:
     (above, _), (left, _) = problem.form.geometry.padding
     rows = Frame(1, 2 * part.row - above, 2 * part.rows + 2)
     columns = Frame(2, -left, 2 * _columns(problem) + 2)
-    return apart(lambda x: padded(x, [rows, columns]), x)
+    return apart(lambda x: framed(x, [rows, columns]), x)
 
 
 def _even(problem: Problem, y: Array) -> Array:
