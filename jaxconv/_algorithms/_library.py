@@ -118,6 +118,16 @@ def multiplied(
 across = functools.partial(multiplied, axes=(0, 0))
 
 
+def is_turned(problem: Problem, left: int, right: int) -> bool:
+    """Whether `b' a` is faster than `a' b`, of so many columns: XLA:CPU takes half the time with
+    the wider one on the right. oneDNN cuts what is on the right into 64 columns, the last of which
+    may be few, for each core, and two thirds of the time may do with 32 or 48 there."""
+    narrow, wide = sorted((left, right))
+    single = sum_dtype(problem) == np.float32 and is_for(problem)
+    to_left = single and narrow in (32, 48) and wide % 8 == 0 and wide % 64 != 0
+    return right == wide if to_left and left != right else left > right
+
+
 def factor_dtype(problem: Problem) -> np.dtype:
     """What factors of products are to be in: bfloat16 where they are and oneDNN takes them, else
     what is summed in."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._geometry import Geometry
 from ._apart import Block, apart
 from ._frame import Frame, framed
 
@@ -28,6 +29,29 @@ class Walk(NamedTuple):
     step: int
 
 
+class Windows(NamedTuple):
+    """What is written out of images.
+
+    Attributes:
+        axes: rows first, then all other axes of the result, but for channels.
+        channels: of a group.
+        groups: how many there are, side by side in an image, and in front of the result.
+    """
+
+    axes: tuple[Walk, ...]
+    channels: int
+    groups: int = 1
+
+    @property
+    def runs(self) -> tuple[tuple[Walk, ...], int]:
+        """The axes of the runs, and the numbers in one: taps that lie side by side make one."""
+        outer, run = list(self.axes), self.channels
+        if not LEAST_ALONE <= run <= MOST_ALONE:
+            while len(outer) > 1 and outer[-1].step == run:
+                run *= outer.pop().count
+        return tuple(outer), run
+
+
 def rows(x: Array, frames: Sequence[Frame]) -> Array:
     """What lies in the frames of images, `(n, *sizes)` with the last axis and channels as one."""
     *others, (axis, start, length) = frames
@@ -38,19 +62,27 @@ def rows(x: Array, frames: Sequence[Frame]) -> Array:
 
 def walks(
     sizes: Sequence[int], channels: int, counts: Sequence[int], steps: Sequence[int]
-) -> list[Walk]:
+) -> tuple[Walk, ...]:
     """So many places of each axis, so many elements apart, of images of these sizes."""
     strides = [math.prod(sizes[axis + 1 :]) * channels for axis in range(len(sizes))]
     pairs = zip(counts, steps, strides, strict=True)
-    return [Walk(count, step * stride) for count, step, stride in pairs]
+    return tuple(Walk(count, step * stride) for count, step, stride in pairs)
 
 
-def starts(axes: Sequence[Walk], channels: int) -> Array:
-    """Where the runs of `written_out` begin, from where the first does: `counts`.
+def of_results(geometry: Geometry, rows: int, channels: int, groups: int = 1) -> Windows:
+    """The windows of so many rows of results: `(rows, *positions, *taps)`."""
+    counts = rows, *geometry.output[1:]
+    places = walks(geometry.read, channels, counts, geometry.stride)
+    taps = walks(geometry.read, channels, geometry.window, geometry.dilation)
+    return Windows((*places, *taps), channels // groups, groups)
+
+
+def starts(windows: Windows) -> Array:
+    """Where the runs of `written_out` begin, from where the first does.
 
     In memory of their own: computed in the loop of the gather they take as long as it does.
     """
-    outer, _ = _runs(axes, channels)
+    outer, _ = windows.runs
     counts = [count for count, _ in outer]
 
     def places() -> Array:
@@ -63,31 +95,29 @@ def starts(axes: Sequence[Walk], channels: int) -> Array:
 
 
 def written_out(
-    images: Array,
-    starts: Array,
-    axes: Sequence[Walk],
-    channels: int,
-    block: Block,
-    first: Array | int = 0,
+    windows: Windows, block: Block, images: Array, starts: Array, group: Array | int = 0
 ) -> Array:
-    """The channels at all places of all axes, of a block's images, from a number of each of them
-    on: `(n, *counts, c)` with neighbours merged. The first axis may have fewer places than what
-    `starts` is of."""
-    outer, run = _runs(axes, channels)
-    places = starts[: outer[0].count] + jnp.asarray(first, np.int32)
-    shape = (block.images, *places.shape)
-    image = lax.broadcasted_iota(np.int32, shape, 0) + jnp.asarray(block.image, np.int32)
-    # Both as they are: what is cut out of the images first would be cut out for each number anew.
-    begin = jnp.stack([image, jnp.broadcast_to(places, shape)], -1)
-    dims = lax.GatherDimensionNumbers((len(shape),), (0,), (0, 1))
-    mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    return lax.gather(images.reshape(len(images), -1), begin, dims, (1, run), mode=mode)
+    """The channels at all places of all axes, of a block's images and rows, from a group on, a
+    computation of its own: `(n, *counts, c)`, neighbours merged, groups in front if there are any.
+    `starts` may be of more rows."""
+    outer, run = windows.runs
+    begin, grouped = (block.image, block.row, group), windows.groups > 1
 
+    def gathered(images: Array, starts: Array, *moving: Array) -> Array:
+        image, row, group = moving or begin
+        first = row * windows.axes[0].step + group * windows.channels
+        places = starts[: outer[0].count] + jnp.asarray(first, np.int32)
+        shape = (windows.groups,) * grouped + (block.images, *places.shape)
+        at = jnp.broadcast_to(places, shape)
+        if grouped:
+            at += lax.broadcasted_iota(np.int32, shape, 0) * np.int32(windows.channels)
+        image = lax.broadcasted_iota(np.int32, shape, int(grouped)) + jnp.asarray(image, np.int32)
+        # Both as they are: what is cut out of all images first is cut out for each number anew.
+        dims = lax.GatherDimensionNumbers((len(shape),), (0,), (0, 1))
+        mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        flat = images.reshape(len(images), -1)
+        return lax.gather(flat, jnp.stack([image, at], -1), dims, (1, run), mode=mode)
 
-def _runs(axes: Sequence[Walk], channels: int) -> tuple[list[Walk], int]:
-    """The axes of the runs, and the numbers in one: taps that lie side by side make one."""
-    outer, run = list(axes), channels
-    if not LEAST_ALONE <= channels <= MOST_ALONE:
-        while len(outer) > 1 and outer[-1].step == run:
-            run *= outer.pop().count
-    return outer, run
+    if all(isinstance(at, int) for at in begin):
+        return apart(gathered, images, starts)
+    return apart(gathered, images, starts, *(jnp.asarray(at, np.int32) for at in begin))

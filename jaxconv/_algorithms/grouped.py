@@ -2,6 +2,7 @@
 
     output       y[n, g, o, s] = sum_k w[g, o, k] p[n, g, k, s], with patches p as in `patches`
     input_grad   of stride 1: the output for the kernel turned by 180 degrees
+    kernel_grad  w[g, o, k] = sum_s y[g, o, s] p[g, k, s], positions s of all images
 
 For groups of some channels: too many for `shift`, whose loops write out every product, and too few
 for `groups`, which takes them one after the other.
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._form import Problem
-from . import patches
+from . import _windows, patches
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, taken
 from ._frame import (
@@ -22,6 +23,7 @@ from ._frame import (
     block_bytes,
     blocks,
     channels_first,
+    channels_last,
     read_frames,
     residue_cut,
     residues,
@@ -50,7 +52,14 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     return as_output(problem, output, y, w)
 
 
-ALGORITHM = Algorithm("grouped", {"output": output, "input_grad": input_grad}, refuses)
+def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
+    """w[g, o, k] = sum_s y[g, o, s] p[g, k, s]."""
+    return channels_last(problem, _kernel_grad, x, y)
+
+
+ALGORITHM = Algorithm(
+    "grouped", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}, refuses
+)
 
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
@@ -84,3 +93,42 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     image = groups * inputs * window * positions * dtype.itemsize
     parts = cut_up(x.shape[0], 1, block_bytes(problem) // image)
     return collected(results, parts, 2, matrices, *xs).astype(result_dtype(problem))
+
+
+def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
+    """Some groups at a time, in front of both factors, the narrower of which is on the left, where
+    XLA:CPU is quickest. Sums over all images, as in parts they would have to be added up."""
+    geometry, dtype = problem.form.geometry, sum_dtype(problem)
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, "kernel_grad")
+    patch, positions = inputs * math.prod(geometry.window), math.prod(geometry.output)
+    group = x.shape[0] * positions * patch * dtype.itemsize
+    channels, turned = x.shape[-1], patch > outputs
+    parts = cut_up(groups, 1, block_bytes(problem) // group)
+
+    def windows(count: int) -> _windows.Windows:
+        read = _windows.of_results(geometry, geometry.output[0], channels)
+        return read._replace(channels=inputs, groups=count)
+
+    def errors(count: int) -> _windows.Windows:
+        steps = (1,) * geometry.rank
+        places = _windows.walks(geometry.output, groups * outputs, geometry.output, steps)
+        return _windows.Windows(places, outputs, count)
+
+    def products(*factors: Array) -> Array:
+        a, b = (factor.reshape(len(factor), -1, factor.shape[-1]) for factor in factors)
+        return lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))), precision=problem.form.precision)
+
+    whole = Block(0, x.shape[0], 0, geometry.output[0])
+
+    def results(part: Block, x: Array, at: Array, y: Array, here: Array) -> Array:
+        patches = _windows.written_out(windows(part.images), whole, x, at, part.image)
+        own = _windows.written_out(errors(part.images), whole, y, here, part.image)
+        pair = patches.reshape(part.images, -1, patch), own.reshape(part.images, -1, outputs)
+        return apart(products, *(reversed(pair) if turned else pair))
+
+    x = _windows.rows(x.astype(dtype), read_frames(geometry, 1))
+    starts = _windows.starts(windows(1)), _windows.starts(errors(1))
+    w = collected(results, parts, 1, x, starts[0], y.astype(dtype), starts[1])
+    w = w if turned else jnp.swapaxes(w, 1, 2)
+    w = w.reshape(groups * outputs, *geometry.window, inputs)
+    return jnp.moveaxis(w, 0, -1).astype(result_dtype(problem))

@@ -217,13 +217,10 @@ def _shifted(geometry: Geometry, axes: int, y: Array) -> Array:
     padded, counts = [n + 2 * r for n, r in sides], [n + r for n, r in sides]
     walks = functools.partial(_windows.walks, padded, channels)
     backwards = walks(geometry.window, geometry.dilation)[:axes]
-    here = [*walks(counts, [1] * len(sizes)), *backwards]
+    here = _windows.Windows((*walks(counts, [1] * len(sizes)), *backwards), channels)
     whole = Block(0, y.shape[0], 0, counts[0])
-
-    def errors(y: Array, starts: Array) -> Array:
-        return _windows.written_out(y, starts, here, channels, whole)
-
-    shifted = apart(errors, _windows.rows(y, frames), _windows.starts(here, channels))
+    starts = _windows.starts(here)
+    shifted = _windows.written_out(here, whole, _windows.rows(y, frames), starts)
     return shifted.reshape(y.shape[0], *counts, -1)
 
 
@@ -239,16 +236,17 @@ def _read(problem: Problem, x: Array, axes: int, parts: Sequence[Block]) -> list
     """The rows that are read of x, and where the windows of a block are in them."""
     geometry, channels = problem.form.geometry, x.shape[-1]
     x = _windows.rows(x.astype(sum_dtype(problem)), read_frames(geometry, 1))
-    here = _walks(geometry, axes, max(block.rows for block in parts), channels)
-    return [x, _windows.starts(here, channels)]
+    here = _along_others(geometry, axes, max(block.rows for block in parts), channels)
+    return [x, _windows.starts(here)]
 
 
-def _walks(geometry: Geometry, axes: int, rows: int, channels: int) -> list[_windows.Walk]:
+def _along_others(geometry: Geometry, axes: int, rows: int, channels: int) -> _windows.Windows:
     """All places of the first axes that so many rows of results read, windows along the others."""
     walks = functools.partial(_windows.walks, geometry.read, channels)
     read = (rows + geometry.extent[0] - 1, *geometry.read[1:axes])
     places = walks((*read, *geometry.output[axes:]), geometry.stride)
-    return [*places, *walks(geometry.window, geometry.dilation)[axes:]]
+    taps = walks(geometry.window, geometry.dilation)[axes:]
+    return _windows.Windows((*places, *taps), channels)
 
 
 def _windows_of(geometry: Geometry, axes: int, block: Block, x: Array, starts: Array) -> Array:
@@ -259,16 +257,9 @@ def _windows_of(geometry: Geometry, axes: int, block: Block, x: Array, starts: A
         rows = block.rows + geometry.extent[0] - 1
         part = taken(x.reshape(len(x), geometry.read[0], -1), block, 1, block.row, rows)
         return part.reshape(block.images, rows, *geometry.read[1:], channels)
-    here = _walks(geometry, axes, block.rows, channels)
-
-    def windows(x: Array, starts: Array, *begin: Array) -> Array:
-        image, row = begin or (block.image, block.row)
-        part = block._replace(image=image)
-        return _windows.written_out(x, starts, here, channels, part, row * here[0].step)
-
-    begin = () if isinstance(block.image, int) else (block.image, block.row)
-    counts = [count for count, _ in here[: geometry.rank]]
-    return apart(windows, x, starts, *begin).reshape(block.images, *counts, -1)
+    here = _along_others(geometry, axes, block.rows, channels)
+    counts = [count for count, _ in here.axes[: geometry.rank]]
+    return _windows.written_out(here, block, x, starts).reshape(block.images, *counts, -1)
 
 
 def _part(geometry: Geometry, block: Block, x: Array, axis: int = 1) -> Array:

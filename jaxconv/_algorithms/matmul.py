@@ -25,7 +25,7 @@ from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import apart
 from ._frame import cut, framed, own_frames, read_frames, result_dtype, sum_dtype
-from ._library import across, factor_dtype, multiplied
+from ._library import across, factor_dtype, is_turned, multiplied
 
 
 def refuses(problem: Problem) -> str | None:
@@ -92,9 +92,8 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     c_i, c_o = form.layout.channels(x.shape), form.layout.channels(y.shape)
     if form.layout.channels_last:
         y = y.reshape(-1, c_o)
-        if patches.shape[1] > c_o:
-            # The smaller factor is the one to be transposed. XLA would exchange them again if it
-            # saw that the result is transposed after all.
+        if is_turned(problem, patches.shape[1], c_o):
+            # XLA would exchange them again if it saw that the result is transposed after all.
             w = apart(jnp.transpose, across(problem, y, patches))
         else:
             w = across(problem, patches, y)

@@ -38,7 +38,7 @@ from ._frame import (
     result_dtype,
     sum_dtype,
 )
-from ._library import across, factor_dtype
+from ._library import across, factor_dtype, is_turned
 
 #: Fewer input channels than this are not worth being last.
 FEWEST_LANES = 6
@@ -151,12 +151,10 @@ def summed_across(
     blocks: Sequence[Block],
     *operands: Array,
 ) -> Array:
-    """`a' b` of each block's pair, added up: sums over all axes but the last.
-
-    XLA:CPU takes both as they lie, in half the time with the wider one on the right.
-    """
+    """`a' b` of each block's pair, added up: sums over all axes but the last. `a` and `b` change
+    places where that is faster, see `_library.is_turned`."""
     a, b = jax.eval_shape(lambda: pair(blocks[0], *operands))
-    wider = a.shape[-1] > b.shape[-1]
+    turned = is_turned(problem, a.shape[-1], b.shape[-1])
 
     def product(a: Array, b: Array) -> Array:
         a, b = (side.reshape(-1, side.shape[-1]) for side in (a, b))
@@ -164,11 +162,11 @@ def summed_across(
 
     def results(block: Block, *operands: Array) -> Array:
         a, b = pair(block, *operands)
-        return apart(product, b, a) if wider else apart(product, a, b)
+        return apart(product, b, a) if turned else apart(product, a, b)
 
     sums = summed(results, blocks, *operands)
     # Where a single block is all, XLA would turn the product round.
-    return apart(jnp.transpose, sums) if wider else sums
+    return apart(jnp.transpose, sums) if turned else sums
 
 
 def _blocks(problem: Problem, images: int) -> list[Block]:
@@ -184,17 +182,10 @@ def _read(problem: Problem, x: Array, parts: Sequence[Block]) -> list[Array]:
     else its positions, one array for each residue of the last axis by its stride."""
     geometry = problem.form.geometry
     if problem.form.layout.channels_last:
-        axes = _walks(geometry, max(block.rows for block in parts), x.shape[-1])
-        return [_windows.rows(x, read_frames(geometry, 1)), _windows.starts(axes, x.shape[-1])]
+        windows = _windows.of_results(geometry, max(block.rows for block in parts), x.shape[-1])
+        return [_windows.rows(x, read_frames(geometry, 1)), _windows.starts(windows)]
     frames, stride = read_frames(geometry, 2), geometry.stride[-1]
     return apart(lambda x: residues(x, frames, stride), x)
-
-
-def _walks(geometry: Geometry, rows: int, channels: int) -> list[_windows.Walk]:
-    """Windows of so many rows of results, and their taps."""
-    counts = rows, *geometry.output[1:]
-    places = _windows.walks(geometry.read, channels, counts, geometry.stride)
-    return [*places, *_windows.walks(geometry.read, channels, geometry.window, geometry.dilation)]
 
 
 def _of_block(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
@@ -205,16 +196,8 @@ def _of_block(problem: Problem, block: Block, xs: Sequence[Array]) -> Array:
         part = _part(problem, block, xs)
         return apart(functools.partial(_planes, geometry, block.rows), part)
     x, starts = xs
-    channels = x.shape[-1] // geometry.read[-1]
-    axes = _walks(geometry, block.rows, channels)
-
-    def windows(x: Array, starts: Array, *begin: Array) -> Array:
-        image, row = begin or (block.image, block.row)
-        part = block._replace(image=image)
-        return _windows.written_out(x, starts, axes, channels, part, row * axes[0].step)
-
-    begin = () if isinstance(block.image, int) else (block.image, block.row)
-    patches = apart(windows, x, starts, *begin)
+    windows = _windows.of_results(geometry, block.rows, x.shape[-1] // geometry.read[-1])
+    patches = _windows.written_out(windows, block, x, starts)
     return patches.reshape(block.images, block.rows, *geometry.output[1:], -1)
 
 
