@@ -6,9 +6,12 @@ time, and channels last: what has fewer wastes most of its work, and channels fi
 the way in and out, which pays where there are products enough to each number.
 """
 
+import math
+
+from ._algorithms import matmul
 from ._algorithms._frame import blocks
 from ._form import Problem
-from ._rules import for_cpu, widths
+from ._rules import for_cpu, is_little, widths
 
 #: Results that fill its vectors well enough, and that fill half of one.
 MANY, SOME = 8, 4
@@ -42,6 +45,20 @@ def is_called(problem: Problem) -> bool:
     if summed <= FEW:
         return results > MANY and worth >= WORTH_OF_FEW
     return results > MANY or (results > SOME and summed <= 32 and rank < 3)
+
+
+@for_cpu
+def is_tiled(problem: Problem) -> bool:
+    """Outputs of windows that do not overlap, several channels to several results: a product of
+    windows would have these written out, but for a window that is all of an image."""
+    results, summed, taps = widths(problem)
+    if problem.projection != "output" or taps == 1 or matmul.refuses(problem):
+        return False
+    few = summed <= FEW and not problem.form.layout.channels_last
+    if few and taps * results * summed < WORTH_OF_FEW * (results + summed):
+        return False
+    several = results >= MANY and summed > 1 and math.prod(problem.form.geometry.output) > 1
+    return several and not is_little(problem)
 
 
 @for_cpu

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ._algorithms import REGISTER, Algorithm
-from ._by_onednn import is_called, is_rest
+from ._by_onednn import is_called, is_rest, is_tiled
 from ._form import Problem
 from ._rules import (
     is_adaptive,
@@ -50,6 +50,7 @@ class Row(NamedTuple):
 
 TABLE: tuple[Row, ...] = (
     Row("batches", is_large, "more than the cache holds: some images at a time"),
+    Row("onednn", is_tiled, "windows of their own: XLA's own call of oneDNN, which copies none"),
     Row("patches", is_cut_up, "a volume in windows of its own: written out tap by tap"),
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", is_large_window, "a large window of few channels: products of spectra"),

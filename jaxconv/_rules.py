@@ -21,6 +21,8 @@ from ._geometry import Partition
 
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
+#: Bytes of the windows of a group, written out, that are taken as one.
+MOST_TO_A_GROUP = 6 * 2**20
 DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
 
 
@@ -139,6 +141,8 @@ def is_slim(problem: Problem) -> bool:
     if problem.projection == "kernel_grad" and groups == 1:
         few = inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
         return few or _is_slim_by_planes(problem, inputs, outputs)
+    if problem.projection == "kernel_grad" and sum_dtype(problem) == np.float32:
+        return inputs * outputs <= 64 and not _has_own_products(problem)
     if inputs * outputs > 64 or groups > 1:
         return inputs * outputs <= 64
     results, summed, taps = widths(problem)
@@ -182,12 +186,43 @@ def _is_slim_by_planes(problem: Problem, inputs: int, outputs: int) -> bool:
 def is_between(problem: Problem) -> bool:
     """Groups of too many channels for loops, and too few for products of their own."""
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    if problem.projection == "kernel_grad":
+        return _has_batched_gradient(problem)
     geometry = problem.form.geometry
     few = groups >= 4 and 64 <= inputs * outputs <= 128
     plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32
     taken = not problem.form.layout.channels_last or area(problem) >= 400
-    taken &= problem.projection == "kernel_grad" or widths(problem)[0] > 4
+    taken &= widths(problem)[0] > 4
     return few and plain and taken and 9 <= math.prod(geometry.window) <= 25
+
+
+def _has_batched_gradient(problem: Problem) -> bool:
+    """Kernel gradients of groups of some pairs of channels, whose windows are no more than a cache
+    holds; channels first, which are turned for it, of more pairs, or large windows, or few groups.
+    """
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    taps, pairs = math.prod(problem.form.geometry.window), inputs * outputs
+    count = problem.shapes[0][0] * area(problem)
+    if groups == 1 or sum_dtype(problem) != np.float32 or taps < 4 or _has_own_products(problem):
+        return False
+    if problem.form.layout.channels_last:
+        return pairs >= 64 or (pairs >= 32 and count >= 3000)
+    some = pairs >= 128 or (pairs >= 64 and (taps >= 20 or groups <= 8))
+    return some and taps >= 9 and count >= 500
+
+
+def _has_own_products(problem: Problem) -> bool:
+    """Kernel gradients of groups that oneDNN has fast products for, one by one: whose windows,
+    written out, are more than a cache holds, or few groups of few results."""
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    if not is_for(problem) or inputs * outputs < 32:
+        return False
+    numbers = (
+        problem.shapes[0][0] * area(problem) * inputs * math.prod(problem.form.geometry.window)
+    )
+    much = numbers * sum_dtype(problem).itemsize > MOST_TO_A_GROUP
+    last = problem.form.layout.channels_last
+    return much or (last and groups <= 8 and min(inputs, outputs) < 4)
 
 
 @for_cpu

@@ -18,6 +18,8 @@ from ._frame import Frame, framed
 
 #: Channels of a tap that are copied as a run of their own; fewer or more go with their neighbours.
 LEAST_ALONE, MOST_ALONE = 8, 31
+#: Starts of runs that a program has as constants.
+MOST_CONSTANTS = 2**12
 #: What 32 bits count.
 MOST_NUMBERS = 2**31 - 1
 
@@ -84,14 +86,17 @@ def starts(windows: Windows) -> Array:
     """
     outer, _ = windows.runs
     counts = [count for count, _ in outer]
+    if math.prod(counts) <= MOST_CONSTANTS:
+        places = (step * at for (_, step), at in zip(outer, np.indices(counts), strict=True))
+        return jnp.asarray(sum(places), np.int32)
 
-    def places() -> Array:
+    def computed() -> Array:
         at = jnp.zeros(counts, np.int32)
         for axis, (_, step) in enumerate(outer):
             at += lax.broadcasted_iota(np.int32, at.shape, axis) * np.int32(step)
         return at
 
-    return apart(places)
+    return apart(computed)
 
 
 def written_out(
