@@ -19,6 +19,8 @@ from jax import Array, lax
 
 from .._arrays import accumulator
 from .._form import PROJECTIONS, Problem
+from .._geometry import Geometry
+from . import winners
 from ._algorithm import Algorithm, Map
 from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import result_dtype, solve, sum_dtype
@@ -102,15 +104,29 @@ def image_bytes(problem: Problem) -> int:
     """Of all images, operands and result, as they are computed with."""
     form, shapes = problem.form, problem.shapes
     if problem.projection in WINDOW_MAPS:
-        sizes = (math.prod(each) for each in (form.geometry.spatial, form.geometry.output))
         wide = max(accumulator(dtype).itemsize for dtype in form.dtypes)
-        return shapes[0][0] * shapes[0][-1] * sum(sizes) * wide
+        return shapes[0][0] * shapes[0][-1] * _held(problem) * wide
     named = zip(
         PROJECTIONS[problem.projection],
         (*shapes, form.result_shape(problem.projection, *shapes)),
         strict=True,
     )
     return sum(math.prod(s) for name, s in named if name != "w") * sum_dtype(problem).itemsize
+
+
+def _held(problem: Problem) -> int:
+    """Numbers that a map of windows has to hold for each channel of an image: operand and result,
+    or the copies on the way: of results and winners with what each element asks around them, or
+    of values and winners of long windows."""
+    geometry = problem.form.geometry
+    inputs, outputs = math.prod(geometry.spatial), math.prod(geometry.output)
+    if not isinstance(geometry, Geometry):
+        return inputs + outputs
+    if problem.projection == "window_argmax" and math.prod(geometry.window) > winners.MOST_TAPS:
+        return 2 * inputs + outputs
+    axes = zip(geometry.output, geometry.window, geometry.stride, strict=True)
+    asked = math.prod(m + 2 * (-(-k // s) - 1) for m, k, s in axes)
+    return max(inputs + outputs, 2 * asked) if problem.projection == "place" else inputs + outputs
 
 
 def part(problem: Problem) -> Problem:

@@ -8,6 +8,7 @@ up(), the derivative backwards): each the other's transpose, both linear, for an
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,35 +84,50 @@ def window_argmax(problem: Problem, x: Array) -> Array:
 def _axis_winner(geometry: Geometry, axis: int, value: Array, where: Array) -> tuple[Array, Array]:
     """Reduce one spatial axis of (value, flat position) pairs to its windows' winners."""
     low, _ = geometry.padding[axis]
-    s, d, k = geometry.stride[axis], geometry.dilation[axis], geometry.window[axis]
-    outputs = geometry.output[axis]
     # Pad (or crop) to exactly what the windows read; padding is at position -1 and always loses.
     high = geometry.read[axis] - geometry.spatial[axis] - low
     config = [(low, high, 0) if at == axis + 1 else (0, 0, 0) for at in range(value.ndim)]
-    value = lax.pad(value, lowest(value.dtype), config)
-    where = lax.pad(where, np.int32(-1), config)
+    pair = lax.pad(value, lowest(value.dtype), config), lax.pad(where, np.int32(-1), config)
+    for step in axis_steps(geometry, axis, pair[0].shape[axis + 1]):
+        pair = later_or_first(axis + 1, step, *pair)
+    return pair
 
-    def taken(start: int, count: int, step: int = 1) -> tuple[Array, Array]:
-        stop = start + (count - 1) * step + 1
-        return (
-            lax.slice_in_dim(value, start, stop, step, axis + 1),
-            lax.slice_in_dim(where, start, stop, step, axis + 1),
-        )
 
-    size = 1
+class Step(NamedTuple):
+    """The better of two elements of an axis, the second `ahead` of the first: so many, a stride
+    apart."""
+
+    ahead: int
+    count: int
+    stride: int
+
+
+def axis_steps(geometry: Geometry, axis: int, length: int) -> list[Step]:
+    """From elements to the winners of windows, of twice as many elements each time; the last step
+    has the windows that are wanted."""
+    s, d, k = geometry.stride[axis], geometry.dilation[axis], geometry.window[axis]
+    found, size = [], 1
     while 2 * size <= k:
-        count = value.shape[axis + 1] - size * d
-        value, where = _better(taken(size * d, count), taken(0, count))
+        length -= size * d
+        found.append(Step(size * d, length, 1))
         size *= 2
-    best = taken(0, outputs, s)
-    return best if size == k else _better(taken((k - size) * d, outputs, s), best)
+    if size == k and found:
+        return [*found[:-1], found[-1]._replace(count=geometry.output[axis], stride=s)]
+    return [*found, Step((k - size) * d, geometry.output[axis], s)]
 
 
-def _better(new: tuple[Array, Array], best: tuple[Array, Array]) -> tuple[Array, Array]:
-    (value, at), (best_value, best_at) = new, best
-    above = (value > best_value) | ((value != value) & (best_value == best_value))
+def later_or_first(axis: int, step: Step, value: Array, where: Array) -> tuple[Array, Array]:
+    """The later one where it is greater, or the first one is padding."""
+
+    def taken(start: int) -> tuple[Array, Array]:
+        stop = start + (step.count - 1) * step.stride + 1
+        cut = functools.partial(lax.slice_in_dim, axis=axis)
+        return cut(value, start, stop, step.stride), cut(where, start, stop, step.stride)
+
+    (new, at), (best, best_at) = taken(step.ahead), taken(0)
+    above = (new > best) | ((new != new) & (best == best))
     wins = above | (best_at < 0)  # padding is above nothing
-    return jnp.where(wins, value, best_value), jnp.where(wins, at, best_at)
+    return jnp.where(wins, new, best), jnp.where(wins, at, best_at)
 
 
 def pick(problem: Problem, x: Array, index: Array) -> Array:

@@ -40,7 +40,7 @@ from ._frame import (
     total,
     wide,
 )
-from .reduce_window import lowest
+from .reduce_window import Step, axis_steps, later_or_first, lowest
 from .slices import in_parts, steps, tap_cuts
 
 #: Most taps of a window: they are written out.
@@ -55,8 +55,6 @@ def refuses(problem: Problem) -> str | None:
         return f"it counts to {LARGEST} elements; there are {size}" if size > LARGEST else None
     if not isinstance(geometry, Geometry):
         return "windows are of unequal sizes"
-    if math.prod(geometry.window) > MOST_TAPS:
-        return f"it writes out at most {MOST_TAPS} taps of a window"
     return None
 
 
@@ -67,6 +65,8 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     start with, a window's first element that is no padding has won.
     """
     geometry = problem.form.geometry
+    if math.prod(geometry.window) > MOST_TAPS:
+        return _axis_by_axis(problem, x)
     planes = [math.prod(geometry.spatial[axis + 1 :]) for axis in range(geometry.rank)]
 
     # Without channels behind it, a strided axis is read one by one, but its residues are not.
@@ -94,6 +94,36 @@ def window_argmax(problem: Problem, x: Array) -> Array:
         return jnp.where(where < 0, np.int32(-1), where + _corners(geometry, planes, shape))
 
     return apart(lambda x: in_parts(problem, winners, x, copied=minor > 1), x)
+
+
+def _axis_by_axis(problem: Problem, x: Array) -> Array:
+    """`reduce_window.window_argmax`, each step apart: XLA:CPU would compute every step anew for
+    each element of the next that reads it."""
+    geometry, outside = problem.form.geometry, lowest(x.dtype)
+    if x.dtype in HALF:
+        x, outside = apart(_ranked, x), lowest_rank(x.dtype)
+
+    def winners(x: Array) -> Array:
+        positions = np.arange(math.prod(geometry.spatial), dtype=np.int32)
+        where = jnp.asarray(positions).reshape(1, *geometry.spatial, 1)
+        pair = [x, jnp.broadcast_to(where, x.shape)]
+        for axis in reversed(range(geometry.rank)):
+            frame = read_frames(geometry, 1)[axis]
+            length = geometry.read[axis]
+            for number, step in enumerate(axis_steps(geometry, axis, length)):
+                frames = [frame] if number == 0 else []
+                pair = apart(functools.partial(_stepped, axis + 1, step, frames, outside), *pair)
+        return pair[1]
+
+    return in_parts(problem, winners, x, copied=True)
+
+
+def _stepped(
+    axis: int, step: Step, frames: Sequence[Frame], outside: Any, value: Array, where: Array
+) -> list[Array]:
+    return list(
+        later_or_first(axis, step, framed(value, frames, outside), framed(where, frames, -1))
+    )
 
 
 def _ranked(half: Array) -> Array:
