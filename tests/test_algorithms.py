@@ -14,7 +14,7 @@ from cases import CONV, POOL, TOLERANCE, Case, assert_close, ids
 
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
-from jaxconv._algorithms import _frame, _library, batches, phases, shift, slices, winograd
+from jaxconv._algorithms import _frame, _library, _windows, batches, phases, shift, slices, winograd
 from jaxconv._algorithms.fft import fast_size
 from jaxconv._explain import _equations
 from jaxconv._form import PROJECTIONS, Problem
@@ -116,6 +116,8 @@ LARGER = [
     (Case("bands", (1, 4, 23, 8), (6, 4, 3, 3), {"padding": 1}), "winograd"),
     (Case("blocks", (3, 17, 9, 7), (4, 17, 3, 3), {"padding": 1, "stride": (2, 1)}), "patches"),
     (Case("few-blocks", (2, 3, 12, 11), (9, 3, 5, 4), {"padding": 2, "stride": 2}), "patches"),
+    (Case("long-runs", (2, 33, 7, 6), (3, 33, 3, 2), {"padding": ((1, 0), (-1, 2))}), "patches"),
+    (Case("apart-runs", (2, 35, 7, 6), (3, 35, 2, 3), {"dilation": (1, 2)}), "patches"),
     (Case("one-row-more", (2, 5, 9, 12), (4, 5, 3, 3), {"padding": 1}), "eigen"),
     (Case("one-column-more", (3, 4, 7, 15), (6, 4, 2, 4), {"dilation": (1, 2)}), "eigen"),
     (Case("cropped-more", (2, 3, 12, 9), (2, 3, 4, 3), {"padding": ((-1, 2), (1, -2))}), "eigen"),
@@ -136,6 +138,7 @@ LARGER = [
     (Case("whole-rows", (2, 3, 4, 12), (5, 3, 4, 3), {"stride": (1, 3)}), "matmul"),
     (Case("long-rows", (2, 3, 9, 8), (2, 3, 1, 1), {"stride": 2, "padding": 1}), "matmul"),
     (Case("by-image", (2, 2, 16, 16), (3, 2, 2, 2), {"stride": 2}), "matmul"),
+    (Case("tiles-in-runs", (3, 17, 7, 9), (5, 17, 2, 2), {"stride": 2, "padding": 1}), "matmul"),
     (Case("eights", (2, 16, 3, 3), (8, 16, 1, 1), {}), "matmul"),
 ]  # fmt: skip
 
@@ -148,6 +151,7 @@ def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(winograd, "MOST_BYTES", 4096)
     monkeypatch.setattr(_frame, "MOST_BLOCK", 4096)
     monkeypatch.setattr(batches, "MOST_PART", 4096)
+    monkeypatch.setattr(_windows, "MOST_CONSTANTS", 4 if last else 4096)
     assert_projections(name, case, last)
 
 
@@ -395,6 +399,13 @@ def test_asking_for_what_cannot_be_done_says_why():
     many = jnp.ones((1, 40, 9, 9)), jnp.ones((40, 40, 3, 3))
     with pytest.raises(ValueError, match=f"at most {shift.MOST_TERMS} products"):
         jc.conv(*many, algorithm="shift")
+    kernel = jax.ShapeDtypeStruct((2, 2, 1, 2), jnp.float32)
+    for name, groups in (("patches", 1), ("kn2row", 1), ("grouped", 2)):
+        # Nothing of this size is held.
+        part = jax.ShapeDtypeStruct((1, 2**16, 2**15, groups), jnp.float32)
+        options = {"layout": "NHWC", "algorithm": name, "groups": groups}
+        with pytest.raises(ValueError, match="at most 2147483647 numbers of an image"):
+            jax.eval_shape(lambda x, w, o=options: jc.conv(x, w, **o), part, kernel)
 
 
 def test_fast_sizes():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._form import PROJECTIONS, Problem
 from .._geometry import Geometry
 from ._apart import Block, apart
 from ._frame import Frame, framed
@@ -27,7 +28,7 @@ MOST_NUMBERS = 2**31 - 1
 class Walk(NamedTuple):
     """One axis of what is written out: how many places, and how many numbers apart."""
 
-    count: int
+    places: int
     step: int
 
 
@@ -50,8 +51,21 @@ class Windows(NamedTuple):
         outer, run = list(self.axes), self.channels
         if not LEAST_ALONE <= run <= MOST_ALONE:
             while len(outer) > 1 and outer[-1].step == run:
-                run *= outer.pop().count
+                run *= outer.pop().places
         return tuple(outer), run
+
+
+def refuses(problem: Problem) -> str | None:
+    """Images of which 32 bits do not count the numbers, padding included."""
+    form, geometry = problem.form, problem.form.geometry
+    shapes = (*problem.shapes, form.result_shape(problem.projection, *problem.shapes))
+    named = zip(PROJECTIONS[problem.projection], shapes, strict=True)
+    channels = max(form.layout.channels(shape) for name, shape in named if name != "w")
+    axes = zip(geometry.read, geometry.spatial, geometry.output, geometry.extent, strict=True)
+    sizes = (max(read, n, m) + 2 * (e - 1) for read, n, m, e in axes)
+    if channels * math.prod(sizes) > MOST_NUMBERS:
+        return f"it counts at most {MOST_NUMBERS} numbers of an image"
+    return None
 
 
 def rows(x: Array, frames: Sequence[Frame]) -> Array:
@@ -111,7 +125,7 @@ def written_out(
     def gathered(images: Array, starts: Array, *moving: Array) -> Array:
         image, row, group = moving or begin
         first = row * windows.axes[0].step + group * windows.channels
-        places = starts[: outer[0].count] + jnp.asarray(first, np.int32)
+        places = starts[: outer[0].places] + jnp.asarray(first, np.int32)
         shape = (windows.groups,) * grouped + (block.images, *places.shape)
         at = jnp.broadcast_to(places, shape)
         if grouped:

@@ -33,13 +33,13 @@ from ._frame import (
 
 
 def refuses(problem: Problem) -> str | None:
-    """Strided input gradients, large windows."""
+    """Strided input gradients, large windows or images."""
     geometry = problem.form.geometry
     if math.prod(geometry.window) > patches.MOST_TAPS:
         return f"it writes out at most {patches.MOST_TAPS} taps of a window"
     if problem.projection == "input_grad" and geometry.stride != (1,) * geometry.rank:
         return "it has no strided input gradient"
-    return None
+    return _windows.refuses(problem)
 
 
 def output(problem: Problem, x: Array, w: Array) -> Array:

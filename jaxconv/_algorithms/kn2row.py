@@ -52,13 +52,13 @@ FEW = {1: 4, 2: 8, 3: 16}
 
 
 def refuses(problem: Problem) -> str | None:
-    """What `taps` refuses, a stride of the first axis, and large windows."""
+    """What `taps` refuses, a stride of the first axis, and large windows or images."""
     geometry = problem.form.geometry
     if geometry.stride[0] > 1:
         return "it has no stride along the first axis"
     if math.prod(geometry.window[1:]) > patches.MOST_TAPS or geometry.window[0] > patches.MOST_TAPS:
         return f"it writes out at most {patches.MOST_TAPS} taps of a window"
-    return has_no_product(problem)
+    return has_no_product(problem) or _windows.refuses(problem)
 
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
@@ -258,7 +258,7 @@ def _windows_of(geometry: Geometry, axes: int, block: Block, x: Array, starts: A
         part = taken(x.reshape(len(x), geometry.read[0], -1), block, 1, block.row, rows)
         return part.reshape(block.images, rows, *geometry.read[1:], channels)
     here = _along_others(geometry, axes, block.rows, channels)
-    counts = [count for count, _ in here.axes[: geometry.rank]]
+    counts = [places for places, _ in here.axes[: geometry.rank]]
     return _windows.written_out(here, block, x, starts).reshape(block.images, *counts, -1)
 
 

@@ -49,7 +49,7 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
     form, result = problem.form, result_dtype(problem)
     dtype = _factor_dtype(problem)
     patches, matrix = (
-        _patches(form.geometry, form.layout.channels_last, x.astype(dtype)),
+        _patches(problem, x.astype(dtype)),
         w.astype(dtype),
     )
     c_o, _, _ = form.layout.split_kernel(w.shape)
@@ -91,7 +91,7 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w = P' y, P the patches of x."""
     form = problem.form
     dtype, result = _factor_dtype(problem), result_dtype(problem)
-    patches = _patches(form.geometry, form.layout.channels_last, x.astype(dtype))
+    patches = _patches(problem, x.astype(dtype))
     y, precision = y.astype(dtype), form.precision
     c_i, c_o = form.layout.channels(x.shape), form.layout.channels(y.shape)
     if form.layout.channels_last:
@@ -127,11 +127,13 @@ def _by_image(columns: Sequence[int], c_o: int) -> bool:
     return columns[1] > max(columns[0], c_o)
 
 
-def _patches(geometry: Geometry, channels_last: bool, x: Array) -> Array:
+def _patches(problem: Problem, x: Array) -> Array:
     """All windows: `(n * windows, taps * c)` channels last, `(n, c * taps, windows)` first."""
+    geometry, channels_last = problem.form.geometry, problem.form.layout.channels_last
     rank, first = geometry.rank, 1 if channels_last else 2
     tiles = math.prod(geometry.window) > 1 and geometry.dilation[-1] == 1
-    if channels_last and tiles and geometry.window[-1] * x.shape[-1] >= LEAST_RUN:
+    long = geometry.window[-1] * x.shape[-1] >= LEAST_RUN and not _windows.refuses(problem)
+    if channels_last and tiles and long:
         return _gathered(geometry, x)
     x = framed(x, read_frames(geometry, first))
     cuts, shape = [], list(x.shape[:first])

@@ -49,10 +49,10 @@ WIDTHS = (1, 2, 4, 8, 16, 24, 32)
 
 
 def refuses(problem: Problem) -> str | None:
-    """Groups, strided input gradients, large windows."""
+    """Groups, strided input gradients, large windows, images that 32 bits do not count."""
     if math.prod(problem.form.geometry.window) > MOST_TAPS:
         return f"it writes out at most {MOST_TAPS} taps of a window"
-    return taps.refuses(problem)
+    return taps.refuses(problem) or _windows.refuses(problem)
 
 
 def output(problem: Problem, x: Array, w: Array) -> Array:

@@ -98,7 +98,7 @@ class Step(NamedTuple):
     apart."""
 
     ahead: int
-    count: int
+    windows: int
     stride: int
 
 
@@ -112,7 +112,7 @@ def axis_steps(geometry: Geometry, axis: int, length: int) -> list[Step]:
         found.append(Step(size * d, length, 1))
         size *= 2
     if size == k and found:
-        return [*found[:-1], found[-1]._replace(count=geometry.output[axis], stride=s)]
+        return [*found[:-1], found[-1]._replace(windows=geometry.output[axis], stride=s)]
     return [*found, Step((k - size) * d, geometry.output[axis], s)]
 
 
@@ -120,7 +120,7 @@ def later_or_first(axis: int, step: Step, value: Array, where: Array) -> tuple[A
     """The later one where it is greater, or the first one is padding."""
 
     def taken(start: int) -> tuple[Array, Array]:
-        stop = start + (step.count - 1) * step.stride + 1
+        stop = start + (step.windows - 1) * step.stride + 1
         cut = functools.partial(lax.slice_in_dim, axis=axis)
         return cut(value, start, stop, step.stride), cut(where, start, stop, step.stride)
 
