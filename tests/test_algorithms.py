@@ -129,6 +129,8 @@ LARGER = [
     (Case("errors-volume", (2, 9, 4, 5, 5), (1, 9, 2, 3, 2), {"padding": 1}), "kn2row"),
     (Case("row-line", (3, 5, 130), (4, 5, 3), {"padding": 1}), "kn2row"),
     (Case("slim-groups", (3, 6, 9, 5), (8, 3, 3, 2), {"groups": 2, "padding": 1}), "grouped"),
+    (Case("group-by-group", (2, 24, 9, 5), (12, 4, 3, 3), {"groups": 6, "padding": 1}), "grouped"),
+    (Case("some-groups", (1, 32, 7, 5), (16, 2, 3, 2), {"groups": 16, "stride": 2}), "grouped"),
     (Case("images", (7, 4, 6, 5), (4, 2, 3, 3), {"groups": 2, "padding": 1}), "batches"),
     (Case("image-pairs", (8, 2, 31), (3, 2, 4), {"stride": 2}), "batches"),
     (Case("large-window", (2, 3, 30, 21), (3, 1, 13, 11), {"groups": 3, "padding": 5}), "fft"),
