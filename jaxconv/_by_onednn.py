@@ -21,6 +21,8 @@ FEW = 4
 WORTH, WORTH_OF_FEW = 36, 70
 #: Taps of channels on their own: what loops of vectors are as fast for, in either layout.
 PLAIN_TAPS, TURNED_TAPS = 4, 48
+#: Pairs of channels to a group up to which loops of vectors are as fast.
+MOST_IN_LOOPS = 64
 #: Channels on their own that fill a vector.
 LANES = 12
 
@@ -37,6 +39,7 @@ def is_called(problem: Problem) -> bool:
         return (groups >= LANES and taps > PLAIN_TAPS) if last else taps > TURNED_TAPS
     if last:
         some = results > SOME and (summed <= 32 or groups > 1)
+        some |= groups > 1 and results >= 2 and results * summed > MOST_IN_LOOPS
         pair_of_few = results > 1 and results * summed > SOME and summed <= 12 and rank < 3
         return results > MANY or some or pair_of_few
     worth = taps * results * summed / (results + summed)
@@ -63,8 +66,5 @@ def is_tiled(problem: Problem) -> bool:
 
 @for_cpu
 def is_rest(problem: Problem) -> bool:
-    """Where it is faster than XLA's own convolution, if nothing else is: some results, or three
-    axes, on which XLA:CPU convolves element by element."""
-    results, _, taps = widths(problem)
-    some = results > MANY or problem.form.geometry.rank == 3
-    return problem.projection != "kernel_grad" and some and taps > 1
+    """Where it is faster than XLA's own convolution, if nothing else is."""
+    return problem.projection != "kernel_grad" and widths(problem)[2] > 1

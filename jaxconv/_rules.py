@@ -109,7 +109,13 @@ def is_large(problem: Problem) -> bool:
     geometry, name = problem.form.geometry, problem.choose(batches.part(problem))[0].name
     if problem.projection == "kernel_grad":
         # XLA's own copies plain lines only, and many products outweigh any copy.
-        copying = ("patches", "kn2row", "groups", *(("direct",) if geometry.stride == (1,) else ()))
+        copying = (
+            "patches",
+            "kn2row",
+            "groups",
+            "grouped",
+            *(("direct",) if geometry.stride == (1,) else ()),
+        )
         short = geometry.rank < 3 and math.prod(geometry.window) <= 25
         return name == "shift" or (name in copying and short)
     if parts <= MOST_UNROLLED:
@@ -165,6 +171,8 @@ def is_of_few(problem: Problem) -> bool:
     results, summed, taps = widths(problem)
     if sum_dtype(problem).kind != "f" or is_little(problem) or taps == 1:
         return False
+    if is_for(problem) and sum_dtype(problem) == np.float32:
+        return summed >= (8 if last else 12)
     if not last:
         return summed >= 32
     # XLA:CPU is slowest on planes without padding, see `eigen`.

@@ -62,6 +62,8 @@ def is_written_out(problem: Problem) -> bool:
     results, summed, taps = widths(problem)
     if dtype.kind != "f" or (geometry.rank < 3 and dtype in DOUBLE) or is_little(problem):
         return False
+    if geometry.rank < 3 and taps > patches.MOST_TAPS:
+        return False
     if geometry.rank == 1:
         if problem.projection == "kernel_grad" and is_for(problem):
             return _is_lightly_turned(problem, results, summed)
@@ -130,7 +132,7 @@ def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) 
     images = problem.shapes[0][0] * count * (results + summed)
     if count < taps or (not last and results * summed * taps > 32 * images):
         return False
-    if taps < 25 or (count >= 1000 and is_for(problem)):
+    if taps < 25 or (is_for(problem) and (last or count >= 1000 or summed >= 8)):
         return True
     if summed >= FEWEST_PACKED:
         return max(results, summed) > EIGENS_OWN

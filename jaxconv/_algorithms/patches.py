@@ -42,16 +42,17 @@ from ._library import across, factor_dtype, is_turned
 
 #: Fewer input channels than this are not worth being last.
 FEWEST_LANES = 6
-#: Taps that are written out one by one.
-MOST_TAPS = 128
+#: Taps that are written out one by one, and in runs.
+MOST_TAPS, MOST_TAPS_IN_RUNS = 128, 2048
 #: Columns of a product that XLA:CPU computes in less time than fewer: 12 take longer than 16.
 WIDTHS = (1, 2, 4, 8, 16, 24, 32)
 
 
 def refuses(problem: Problem) -> str | None:
     """Groups, strided input gradients, large windows, images that 32 bits do not count."""
-    if math.prod(problem.form.geometry.window) > MOST_TAPS:
-        return f"it writes out at most {MOST_TAPS} taps of a window"
+    most = MOST_TAPS_IN_RUNS if problem.projection == "kernel_grad" else MOST_TAPS
+    if math.prod(problem.form.geometry.window) > most:
+        return f"it writes out at most {most} taps of a window"
     return taps.refuses(problem) or _windows.refuses(problem)
 
 
@@ -67,7 +68,8 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w[o, k] = sum_s y[o, s] p[k, s]."""
-    if not problem.form.layout.channels_last and _is_few(problem, x):
+    few = _is_few(problem, x) and math.prod(problem.form.geometry.window) <= MOST_TAPS
+    if not problem.form.layout.channels_last and few:
         return _kernel_grad_of_few(problem, x, y)
     return channels_last(problem, _kernel_grad, x, y)
 
