@@ -549,6 +549,20 @@ FAST = [
         f"{LARGER}[blocks-first]",
     ),
     Slip(
+        "shift: rows in the padding summed as if they had all their taps",
+        ALGORITHMS + "_rows.py",
+        "return framed(sums, [Frame(0, -taps[0], len(row.cuts))])",
+        "return framed(sums, [Frame(0, 0, len(row.cuts))])",
+        f"{LARGER}[lanes-last]",
+    ),
+    Slip(
+        "shift: results that read padding multiplied with what others read",
+        ALGORITHMS + "_rows.py",
+        "errors.append((1 + number, low, high - low, 1))",
+        "errors.append((1 + number, 0, high - low, 1))",
+        f"{LARGER}[cropped-lanes-last]",
+    ),
+    Slip(
         "windows: blocks begin at the first row",
         ALGORITHMS + "_windows.py",
         "first = row * windows.axes[0].step + group",

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -123,6 +124,77 @@ def row_sums(
         return lax.fori_loop(np.int32(0), np.int32(chunks), step, start)
     each = [apart(functools.partial(chunk, number), xs, y) for number in range(chunks)]
     return [total(parts) for parts in zip(*each, strict=True)]
+
+
+def edge_rows(x: Array, axes: Sequence[Axis]) -> list[int]:
+    """The rows along the last axis that lie in the padding with some of their taps."""
+    row, size = axes[-1], x.shape[len(axes)]
+    return [r for r in range(row.taken) if len(_inside(row, r, size)) < len(row.cuts)]
+
+
+def unpadded_sums(x: Array, y: Array, axes: Sequence[Axis]) -> list[Array]:
+    """`(taps, c)` for each tap of the other axes, of images `(n, *spatial, c)` that are not padded,
+    rows along the last axis: what lies in the padding is left out, and the few rows that do so in
+    part are summed on their own."""
+    row, edges = axes[-1], edge_rows(x, axes)
+    inner = [r for r in range(row.taken) if r not in edges]
+
+    def summed(rows: list[int], taps: range, cuts: _Cuts) -> Array:
+        products = functools.partial(_row_products, row, rows, taps, cuts)
+        sums = apart(products, x, y).sum(tuple(range(len(axes))))
+        return framed(sums, [Frame(0, -taps[0], len(row.cuts))])
+
+    results = []
+    for tap in all_taps(axes[:-1]):
+        cuts = _within(x.shape, axes[:-1], tap)
+        parts = [(inner[at : at + MOST_ROWS], range(len(row.cuts)))
+                 for at in range(0, len(inner), MOST_ROWS)]  # fmt: skip
+        parts += [([r], _inside(row, r, x.shape[len(axes)])) for r in edges]
+        terms = [summed(rows, taps, cuts) for rows, taps in parts if taps] if cuts else []
+        results.append(total(terms) if terms else jnp.zeros((len(row.cuts), x.shape[-1]), x.dtype))
+    return results
+
+
+#: What a tap reads of x and what it is multiplied with, as cuts.
+_Cuts = tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int, int]]]
+
+
+def _inside(row: Axis, r: int, size: int) -> range:
+    """The taps of a row that lie in an axis of so many elements."""
+    places = [row.start + begin + r * step for begin, step in row.cuts]
+    taps = [tap for tap, place in enumerate(places) if 0 <= place < size]
+    return range(taps[0], taps[-1] + 1) if taps else range(0)
+
+
+def _within(shape: Sequence[int], axes: Sequence[Axis], tap: Sequence[int]) -> _Cuts | None:
+    """What a tap reads of images of this shape along these axes, and the results that do."""
+    reads, errors = [], []
+    for number, (axis, j) in enumerate(zip(axes, tap, strict=True)):
+        (begin, step), size = axis.cuts[j], shape[1 + number]
+        first = axis.start + begin
+        low, high = max(0, -(first // step)), min(axis.taken, (size - 1 - first) // step + 1)
+        if high <= low:
+            return None
+        reads.append((1 + number, first + low * step, high - low, step))
+        errors.append((1 + number, low, high - low, 1))
+    return reads, errors
+
+
+def _row_products(
+    row: Axis, rows: Sequence[int], taps: range, cuts: _Cuts, x: Array, y: Array
+) -> Array:
+    """Products of rows that have these taps, added over rows: `(n, *others, taps, c)`.
+
+    All is cut here, in the loop of the products: what is cut out before it would be copied.
+    """
+    at, stride = x.ndim - 2, row.cuts[0][1]
+    dilation = row.cuts[1][0] - row.cuts[0][0] if len(row.cuts) > 1 else 1
+    first = row.start + row.cuts[taps[0]][0] + rows[0] * stride
+    reach = (len(rows) - 1) * stride + (len(taps) - 1) * dilation + 1
+    x = cut(x, [*cuts[0], (at, first, reach, 1)])
+    y = cut(y, [*cuts[1], (at, rows[0], len(rows), 1)])
+    own = row._replace(start=0, cuts=tuple((tap * dilation, stride) for tap in range(len(taps))))
+    return _products([x], y, [own], (0,), (at, 0), operator.mul)
 
 
 def _products(

@@ -38,10 +38,22 @@ from ._frame import (
     sum_dtype,
     widened,
 )
-from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cuts
+from ._rows import (
+    Axis,
+    Multiply,
+    all_taps,
+    edge_rows,
+    line_sums,
+    nested,
+    row_sums,
+    tap_cuts,
+    unpadded_sums,
+)
 
 #: Most products that one expression adds up: compile time grows with them.
 MOST_TERMS = 256
+#: Rows that lie in the padding in part, up to which nothing is padded: a copy would take longer.
+MOST_EDGES = 2
 #: Channels last, fewer channels than this do not fill a vector: computed channels first.
 FEWEST_LANES = 8
 
@@ -271,7 +283,7 @@ def _kernel_grad(axes: list[Axis], problem: Problem, x: Array, y: Array) -> Arra
     form, dtype = problem.form, sum_dtype(problem)
     x, y = x.astype(dtype), y.astype(dtype)
     if form.layout.channels_last:
-        w = _kernel_grad_last(framed(x, _frames(axes, 1)), y, axes)
+        w = _kernel_grad_last(x, y, axes)
     else:
         w = _kernel_grad_first(x, y, axes, _pairs(*blocks(form, problem.shapes, "kernel_grad")))
     shape = form.result_shape("kernel_grad", *problem.shapes)
@@ -292,6 +304,10 @@ def _pairs(groups: int, inputs: int, outputs: int) -> Multiply:
 
 def _kernel_grad_last(x: Array, y: Array, axes: list[Axis]) -> Array:
     """`(*window, g)` of images `(n, *spatial, g)`."""
+    plain = len(axes) > 1 and all(step == 1 for axis in axes for _, step in axis.cuts)
+    if plain and 0 < len(edge_rows(x, axes)) <= MOST_EDGES:
+        return jnp.stack(unpadded_sums(x, y, axes))
+    x = framed(x, _frames(axes, 1))
     if len(axes) == 1:
         sums = line_sums([x], y, axes[0], 1, operator.mul)
         return jnp.stack([part.sum((0, 1)) for part in sums])
