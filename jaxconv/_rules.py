@@ -109,13 +109,8 @@ def is_large(problem: Problem) -> bool:
     geometry, name = problem.form.geometry, problem.choose(batches.part(problem))[0].name
     if problem.projection == "kernel_grad":
         # XLA's own copies plain lines only, and many products outweigh any copy.
-        copying = (
-            "patches",
-            "kn2row",
-            "groups",
-            "grouped",
-            *(("direct",) if geometry.stride == (1,) else ()),
-        )
+        lines = ("direct",) if geometry.stride == (1,) else ()
+        copying = ("patches", "kn2row", "groups", "grouped", *lines)
         short = geometry.rank < 3 and math.prod(geometry.window) <= 25
         return name == "shift" or (name in copying and short)
     if parts <= MOST_UNROLLED:
@@ -225,10 +220,8 @@ def _has_own_products(problem: Problem) -> bool:
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     if not is_for(problem) or inputs * outputs < 32:
         return False
-    numbers = (
-        problem.shapes[0][0] * area(problem) * inputs * math.prod(problem.form.geometry.window)
-    )
-    much = numbers * sum_dtype(problem).itemsize > MOST_TO_A_GROUP
+    count, taps = problem.shapes[0][0] * area(problem), math.prod(problem.form.geometry.window)
+    much = count * inputs * taps * sum_dtype(problem).itemsize > MOST_TO_A_GROUP
     last = problem.form.layout.channels_last
     return much or (last and groups <= 8 and min(inputs, outputs) < 4)
 

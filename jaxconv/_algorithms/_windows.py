@@ -85,12 +85,12 @@ def walks(
     return tuple(Walk(count, step * stride) for count, step, stride in pairs)
 
 
-def of_results(geometry: Geometry, rows: int, channels: int, groups: int = 1) -> Windows:
+def of_results(geometry: Geometry, rows: int, channels: int) -> Windows:
     """The windows of so many rows of results: `(rows, *positions, *taps)`."""
     counts = rows, *geometry.output[1:]
     places = walks(geometry.read, channels, counts, geometry.stride)
     taps = walks(geometry.read, channels, geometry.window, geometry.dilation)
-    return Windows((*places, *taps), channels // groups, groups)
+    return Windows((*places, *taps), channels)
 
 
 def starts(windows: Windows) -> Array:

@@ -114,8 +114,7 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
         places = _windows.walks(geometry.output, groups * outputs, geometry.output, steps)
         return _windows.Windows(places, outputs, count)
 
-    def products(*factors: Array) -> Array:
-        a, b = (factor.reshape(len(factor), -1, factor.shape[-1]) for factor in factors)
+    def products(a: Array, b: Array) -> Array:
         return lax.dot_general(a, b, (((1,), (1,)), ((0,), (0,))), precision=problem.form.precision)
 
     whole = Block(0, x.shape[0], 0, geometry.output[0])

@@ -233,9 +233,12 @@ def _blocks(problem: Problem, axes: int = 1) -> list[Block]:
 
 
 def _read(problem: Problem, x: Array, axes: int, parts: Sequence[Block]) -> list[Array]:
-    """The rows that are read of x, and where the windows of a block are in them."""
+    """The rows that are read of x, and where the windows of a block are in them, if there are any
+    but the rows."""
     geometry, channels = problem.form.geometry, x.shape[-1]
     x = _windows.rows(x.astype(sum_dtype(problem)), read_frames(geometry, 1))
+    if axes == geometry.rank:
+        return [x]
     here = _along_others(geometry, axes, max(block.rows for block in parts), channels)
     return [x, _windows.starts(here)]
 
@@ -249,18 +252,16 @@ def _along_others(geometry: Geometry, axes: int, rows: int, channels: int) -> _w
     return _windows.Windows((*places, *taps), channels)
 
 
-def _windows_of(geometry: Geometry, axes: int, block: Block, x: Array, starts: Array) -> Array:
+def _windows_of(geometry: Geometry, axes: int, block: Block, x: Array, *starts: Array) -> Array:
     """Patches along all axes but the first ones, `(n, *positions, taps * c_i)`; as they are where
     there is no other axis."""
     channels = x.shape[-1] // geometry.read[-1]
     if axes == geometry.rank:
-        rows = block.rows + geometry.extent[0] - 1
-        part = taken(x.reshape(len(x), geometry.read[0], -1), block, 1, block.row, rows)
-        return part.reshape(block.images, rows, *geometry.read[1:], channels)
+        return _part(geometry, block, x.reshape(len(x), *geometry.read, channels), 1)
     here = _along_others(geometry, axes, block.rows, channels)
     counts = [places for places, _ in here.axes[: geometry.rank]]
-    return _windows.written_out(here, block, x, starts).reshape(block.images, *counts, -1)
+    return _windows.written_out(here, block, x, *starts).reshape(block.images, *counts, -1)
 
 
-def _part(geometry: Geometry, block: Block, x: Array, axis: int = 1) -> Array:
+def _part(geometry: Geometry, block: Block, x: Array, axis: int) -> Array:
     return taken(x, block, axis, block.row, block.rows + geometry.extent[0] - 1)

@@ -3,7 +3,8 @@
     window_argmax   the flat position of each window's winner
     place           x[t] = sum of y[Q - j] over the windows that t lies in and has won
 
-The winner is found by comparing the taps one after the other, all windows at once. An element
+The winner is found by comparing the taps one after the other, all windows at once, or, of many
+taps, axis by axis in log2(k) steps. An element
 t = Q*stride + r - low can only have been won in the windows Q - j, so it asks those few whether
 they name it: a gather by shifted slices in place of XLA:CPU's scatter, or of its
 select-and-scatter, both of which go through the windows one by one on one core. Where there are
@@ -48,7 +49,7 @@ MOST_TAPS = 16
 
 
 def refuses(problem: Problem) -> str | None:
-    """For positions, windows of one size and few taps; to give back, an array that int32 counts."""
+    """For positions, windows of one size; to give back, an array that int32 counts."""
     geometry = problem.form.geometry
     if problem.projection == "place":
         size = math.prod(problem.form.input_shape(problem.shapes[0]))
