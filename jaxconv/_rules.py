@@ -177,12 +177,15 @@ def is_of_few(problem: Problem) -> bool:
 
 
 def _is_slim_by_planes(problem: Problem, inputs: int, outputs: int) -> bool:
-    """Kernel gradients of planes, which products of windows and errors would have turned first."""
-    geometry = problem.form.geometry
-    if problem.form.layout.channels_last or geometry.rank != 2 or is_little(problem):
+    """Kernel gradients of so few channels, on lines or planes, that a product would wait for what
+    it multiplies."""
+    geometry, taps = problem.form.geometry, math.prod(problem.form.geometry.window)
+    if problem.form.layout.channels_last or geometry.rank > 2 or is_little(problem):
         return False
-    slim = inputs * outputs <= 64 and max(inputs, outputs) <= 16
-    return slim and math.prod(geometry.window) <= 9
+    if geometry.rank == 1 and problem.shapes[0][0] * area(problem) < 2**15:
+        return False
+    slim = max(inputs, outputs) <= 8 and inputs * outputs <= (20 if taps <= 9 else 12)
+    return slim and taps <= 25
 
 
 @for_cpu

@@ -15,8 +15,8 @@ from ._rules import DOUBLE, area, for_cpu, is_little, widths
 PACE = 16
 #: Channels of the image and of the result up to which XLA:CPU does not ask YNNPACK.
 EIGENS_OWN = 16
-#: Numbers of lines that are worth turning for one product.
-MOST_TURNED = 2**20
+#: Numbers that take as long to write out as one to turn, channels first to be last.
+TURN = 3
 #: Channels that XLA:CPU packs as a whole, and fewer than it packs at all.
 LANES, FEWEST_PACKED = 8, 6
 
@@ -66,7 +66,7 @@ def is_written_out(problem: Problem) -> bool:
         return False
     if geometry.rank == 1:
         if problem.projection == "kernel_grad" and is_for(problem):
-            return _is_lightly_turned(problem, results, summed)
+            return True
         return results <= 2 and summed >= 16 and taps >= 5
     if geometry.rank == 3:
         return summed <= 128 or (problem.projection == "kernel_grad" and is_for(problem))
@@ -106,13 +106,6 @@ def _image_written_out(problem: Problem, results: int, summed: int, taps: int) -
     return most <= 14 or least >= 28 or count > 3000
 
 
-def _is_lightly_turned(problem: Problem, results: int, summed: int) -> bool:
-    """Lines that are channels last, or few to be, or short."""
-    numbers = problem.shapes[0][0] * area(problem) * (results + summed)
-    few = summed < FEWEST_PACKED
-    return problem.form.layout.channels_last or few or numbers <= MOST_TURNED
-
-
 def _few_written_out(problem: Problem, results: int, summed: int, taps: int) -> bool:
     """Outputs and input gradients that are summed over a few channels, which XLA packs one by one:
     faster by planes of positions; else where results are few as well."""
@@ -130,9 +123,10 @@ def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) 
     windows of few channels, or that are Eigen's, are not."""
     count, last = area(problem), problem.form.layout.channels_last
     images = problem.shapes[0][0] * count * (results + summed)
-    if count < taps or (not last and results * summed * taps > 32 * images):
+    heavy = not last and not is_for(problem) and results * summed * taps > 32 * images
+    if count < taps or heavy:
         return False
-    if taps < 25 or (is_for(problem) and (last or count >= 1000 or summed >= 8)):
+    if taps < 25 or (is_for(problem) and (last or count >= 1000 or max(summed, results) >= 8)):
         return True
     if summed >= FEWEST_PACKED:
         return max(results, summed) > EIGENS_OWN
@@ -143,7 +137,8 @@ def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) 
 
 def _costs(problem: Problem) -> dict[str, float]:
     """What writing windows out takes, by the algorithms that do: numbers written, and products,
-    `PACE` of them in the time of a number. What comes as channels of results is read again."""
+    `PACE` of them in the time of a number. What comes as channels of results is read again, and
+    of kernel gradients all but `patches` turn channels to be last."""
     geometry, (results, summed, taps) = problem.form.geometry, widths(problem)
     gradient, backwards = (problem.projection == name for name in ("kernel_grad", "input_grad"))
     sizes = geometry.spatial if backwards else geometry.output
@@ -160,6 +155,9 @@ def _costs(problem: Problem) -> dict[str, float]:
         columns = results * ahead if gradient else patches.width(results * ahead)
         by_rows = cost(places, summed * taps // ahead, columns, 1 if gradient else 1.5)
         costs["kn2row"] = min(by_rows, costs.get("kn2row", math.inf))
+    turned = gradient and not problem.form.layout.channels_last
+    turn = TURN * math.prod(sizes) * (summed + results) if turned else 0
+    costs["kn2row"] += turn
     products = problem.shapes[0][0] * math.prod((*sizes, results, summed, taps))
     tiles = math.prod(-(-m // 2) for m in sizes)
     many = problem.shapes[0][0] * tiles
@@ -171,7 +169,8 @@ def _costs(problem: Problem) -> dict[str, float]:
         least, widest = 2**27, min(96, many // 8)
     worth = products >= least and max(results, summed) <= widest
     if worth and not winograd.refuses(problem):
-        costs["winograd"] = tiles * (40 * (summed + results) + 16 * summed * results / PACE)
+        own = tiles * (40 * (summed + results) + 16 * summed * results / PACE)
+        costs["winograd"] = own + 3 * turn
     return costs
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 #: So many blocks are put together as they are, more in a loop.
 MOST_UNROLLED = 4
@@ -23,20 +23,36 @@ def apart(function: Callable[..., Result], *operands: Any, after: Sequence[Array
     XLA:CPU fuses cheap arithmetic into each of its readers, and so computes it again for each tap
     that reads it; an optimization barrier is gone before it does. A branch that it cannot decide
     while compiling stays a computation of its own. Axes of one element are left out on the way in
-    and out: XLA would take them for a difference in layout, and copy.
+    and out: XLA would take them for a difference in layout, and copy. What is reshaped at the end,
+    is so outside: in the loop, each number's place would be divided up again.
     """
     whole = jax.tree.leaves(operands)
     jaxpr, results = jax.make_jaxpr(function, return_shape=True)(*operands)
+    jaxpr = _unshaped(jaxpr)
 
     def thin(*given: Array) -> list[Array]:
         restored = [part.reshape(like.shape) for part, like in zip(given, whole, strict=True)]
         return [_thin(part) for part in jaxpr_as_fun(jaxpr)(*restored)]
 
     shapes, result_structure = jax.tree.flatten(results)
-    nothing = [jnp.zeros(_thin_shape(part.shape), part.dtype) for part in shapes]
+    nothing = [jnp.zeros(_thin_shape(part.shape), part.dtype) for part in jaxpr.out_avals]
     thinned = lax.cond(always(*after), thin, lambda *_: nothing, *map(_thin, whole))
     parts = [part.reshape(like.shape) for part, like in zip(thinned, shapes, strict=True)]
     return jax.tree.unflatten(result_structure, parts)
+
+
+def _unshaped(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The same program, but for reshapes of its results at the very end."""
+    reshaped = [eqn for eqn in closed.jaxpr.eqns if eqn.primitive is lax.reshape_p]
+    sources = {eqn.outvars[0]: eqn.invars[0] for eqn in reshaped}
+
+    def source(result: Any) -> Any:
+        while not isinstance(result, Literal) and result in sources:
+            result = sources[result]
+        return result
+
+    results = [source(result) for result in closed.jaxpr.outvars]
+    return ClosedJaxpr(closed.jaxpr.replace(outvars=results), closed.consts)
 
 
 def _thin_shape(shape: Sequence[int]) -> list[int]:

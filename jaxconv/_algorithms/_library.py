@@ -104,11 +104,11 @@ def multiplied(
 ) -> Array:
     """The product of two matrices, summed over these axes.
 
-    By oneDNN in bfloat16, to `half_to`, as XLA:CPU would widen both; and of a turned factor,
-    `a' b`, as kernel gradients are, which XLA:CPU takes up to three times as long for.
+    By oneDNN in bfloat16, to `half_to`, as XLA:CPU would widen both; and of a turned factor, `a' b`
+    or `a b'`, as kernel gradients are, which XLA:CPU takes up to three times as long for.
     """
     half = {a.dtype, b.dtype} == {np.dtype(jnp.bfloat16)}
-    turned = axes == (0, 0) and a.dtype == b.dtype == np.float32
+    turned = axes in ((0, 0), (1, 1)) and a.dtype == b.dtype == np.float32
     if is_for(problem) and (half or turned):
         return product(a, b, axes, half_to if half else a.dtype)
     sides = (((axes[0],), (axes[1],)), ((), ()))

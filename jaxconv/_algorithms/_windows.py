@@ -61,8 +61,9 @@ def refuses(problem: Problem) -> str | None:
     shapes = (*problem.shapes, form.result_shape(problem.projection, *problem.shapes))
     named = zip(PROJECTIONS[problem.projection], shapes, strict=True)
     channels = max(form.layout.channels(shape) for name, shape in named if name != "w")
-    axes = zip(geometry.read, geometry.spatial, geometry.output, geometry.extent, strict=True)
-    sizes = (max(read, n, m) + 2 * (e - 1) for read, n, m, e in axes)
+    sides = zip(geometry.read, geometry.spatial, geometry.output, strict=True)
+    spare = zip(geometry.extent, geometry.stride, strict=True)
+    sizes = (max(own) + 2 * (e - 1) + s for own, (e, s) in zip(sides, spare, strict=True))
     if channels * math.prod(sizes) > MOST_NUMBERS:
         return f"it counts at most {MOST_NUMBERS} numbers of an image"
     return None

@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from .._form import Problem
 from .._geometry import Geometry
-from . import _windows, taps
+from . import _lines, _windows, taps
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import (
@@ -38,10 +38,12 @@ from ._frame import (
     result_dtype,
     sum_dtype,
 )
-from ._library import across, factor_dtype, is_turned
+from ._library import across, factor_dtype, is_turned, multiplied
 
 #: Fewer input channels than this are not worth being last.
 FEWEST_LANES = 6
+#: Channels of errors that a product of what lies side by side is not too narrow for.
+FEWEST_RESULTS = 8
 #: Taps that are written out one by one, and in runs.
 MOST_TAPS, MOST_TAPS_IN_RUNS = 128, 2048
 #: Columns of a product that XLA:CPU computes in less time than fewer: 12 take longer than 16.
@@ -68,9 +70,9 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w[o, k] = sum_s y[o, s] p[k, s]."""
-    few = _is_few(problem, x) and math.prod(problem.form.geometry.window) <= MOST_TAPS
-    if not problem.form.layout.channels_last and few:
-        return _kernel_grad_of_few(problem, x, y)
+    few = problem.form.layout.channels(y.shape) < FEWEST_RESULTS
+    if not problem.form.layout.channels_last and not few:
+        return _kernel_grad_by_lines(problem, x, y)
     return channels_last(problem, _kernel_grad, x, y)
 
 
@@ -126,25 +128,22 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     return w.reshape(shape).astype(result_dtype(problem))
 
 
-def _kernel_grad_of_few(problem: Problem, x: Array, y: Array) -> Array:
-    """Positions last, as they are: to turn the errors would take longer than slower products, of
-    which XLA:CPU is quickest with a batch, one to an image."""
-    y = y.astype(sum_dtype(problem))
-    c_o = problem.form.layout.channels(y.shape)
+def _kernel_grad_by_lines(problem: Problem, x: Array, y: Array) -> Array:
+    """Positions last, as they are."""
+    geometry, dtype, parts = problem.form.geometry, factor_dtype(problem), _blocks(problem, len(x))
+    images = _lines.read(geometry, x.astype(dtype))
+    starts = _lines.starts(geometry, x.shape[1], max(block.rows for block in parts))
 
-    def products(patches: Array, errors: Array) -> Array:
-        pair = errors.reshape(len(errors), c_o, -1), patches.reshape(*patches.shape[:2], -1)
-        return _dot(problem, *pair, (2, 2), 1).sum(0)
+    def product(patches: Array, errors: Array) -> Array:
+        return multiplied(problem, patches, errors, (1, 1))
 
-    def results(block: Block, y: Array, *xs: Array) -> Array:
-        patches = _of_block(problem, block, xs)
-        return apart(products, patches, taken(y, block, 2))
+    def results(block: Block, y: Array, images: Array, starts: Array) -> Array:
+        patches = _lines.written_out(geometry, block, images, starts)
+        return apart(product, patches, _lines.errors(block, y))
 
-    parts = _blocks(problem, x.shape[0])
-    xs = _read(problem, x.astype(sum_dtype(problem)), parts)
-    w = summed(results, parts, y, *xs)
+    w = summed(results, parts, y.astype(dtype), images, starts)
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
-    return w.reshape(shape).astype(result_dtype(problem))
+    return w.T.reshape(shape).astype(result_dtype(problem))
 
 
 def summed_across(

@@ -1,0 +1,107 @@
+"""Windows written out, channels first: one gather of lines, numbers that lie side by side.
+
+What `_windows` does for channels last. A line is what one tap reads for a row of results, or for a
+block of them where there is one axis only.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from .._geometry import Geometry
+from ._apart import Block, apart
+from ._frame import read_frames, residues
+from ._windows import MOST_CONSTANTS
+
+
+def read(geometry: Geometry, x: Array) -> Array:
+    """What all windows read of images `(n, c, *spatial)`, as `(n, numbers)`: one residue of the
+    last axis by its stride after the other, so that strided results read what lies side by side."""
+    frames, stride = read_frames(geometry, 2), geometry.stride[-1]
+    parts = apart(lambda x: [r.reshape(len(x), -1) for r in residues(x, frames, stride)], x)
+    # Apart, as in one loop XLA:CPU would ask for each number which of them it is from.
+    return parts[0] if stride == 1 else apart(lambda *parts: lax.concatenate(parts, 1), *parts)
+
+
+def starts(geometry: Geometry, channels: int, rows: int) -> Array:
+    """Where lines begin in an image of `read`: `(c * taps, lines)`, of so many rows of results."""
+    pitches = _pitches(geometry)
+    image = math.prod(geometry.read[:-1]) * _length(geometry)
+    reach = [np.arange(k) * d for k, d in zip(geometry.window, geometry.dilation, strict=True)]
+    stride, last = geometry.stride[-1], reach[-1]
+    taps = [at * pitch for at, pitch in zip(reach, pitches, strict=False)]
+    counts = (rows, *geometry.output[1:])
+    positions = [
+        np.arange(m) * (s * pitch)
+        for m, s, pitch in zip(counts, geometry.stride, pitches, strict=False)
+    ]
+    patch = [np.arange(channels) * image, *taps, last % stride * channels * image + last // stride]
+    return _sums(patch, positions)
+
+
+def _sums(rows: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> Array:
+    """All sums of one number of each, those of rows by those of columns, in memory of their own:
+    computed in the loop of the gather they take as long as it does."""
+    parts = [part.astype(np.int32) for part in (*rows, *columns)]
+    shape = math.prod(map(len, rows)), math.prod(map(len, columns))
+    if math.prod(shape) <= MOST_CONSTANTS:
+        return jnp.asarray(functools.reduce(np.add.outer, parts).reshape(shape))
+
+    def summed(*parts: Array) -> Array:
+        sizes = [len(part) for part in parts]
+        along = [lax.broadcast_in_dim(part, sizes, (at,)) for at, part in enumerate(parts)]
+        return functools.reduce(operator.add, along)
+
+    return apart(summed, *map(jnp.asarray, parts)).reshape(shape)
+
+
+def written_out(geometry: Geometry, block: Block, images: Array, starts: Array) -> Array:
+    """The patches of a block, `(c * taps, positions of its images)`, from `read` and `starts`."""
+    if geometry.rank == 1:
+        return _gathered(images, starts, block, 1, block.rows)
+    lines = block.rows * math.prod(geometry.output[1:-1])
+    step = geometry.stride[0] * _pitches(geometry)[0]
+    return _gathered(images, starts[:, :lines], block, step, geometry.output[-1])
+
+
+def errors(block: Block, y: Array) -> Array:
+    """A block of errors `(n, c, *positions)`, as `(c, positions of its images)`."""
+    row = math.prod(y.shape[3:])
+    starts = jnp.asarray(np.arange(y.shape[1])[:, None] * (y.shape[2] * row), np.int32)
+    return _gathered(y.reshape(len(y), -1), starts, block, row, block.rows * row)
+
+
+def _length(geometry: Geometry) -> int:
+    """Numbers of a line of one residue."""
+    return -(-geometry.read[-1] // geometry.stride[-1])
+
+
+def _pitches(geometry: Geometry) -> list[int]:
+    """Numbers to a step of each axis but the last."""
+    sizes = (*geometry.read[:-1], _length(geometry))
+    return [math.prod(sizes[axis + 1 :]) for axis in range(geometry.rank - 1)]
+
+
+def _gathered(images: Array, starts: Array, block: Block, step: int, run: int) -> Array:
+    """`(rows, numbers of all images)`: runs from the starts on, so far on for each row of a block
+    that is before it."""
+
+    def lines(images: Array, starts: Array, *begin: Array) -> Array:
+        image, row = (jnp.asarray(at, np.int32) for at in begin or (block.image, block.row))
+        shape = (len(starts), block.images, starts.shape[1])
+        at = jnp.broadcast_to((starts + row * np.int32(step))[:, None], shape)
+        image += lax.broadcasted_iota(np.int32, shape, 1)
+        dims = lax.GatherDimensionNumbers((len(shape),), (0,), (0, 1))
+        mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        found = lax.gather(images, jnp.stack([image, at], -1), dims, (1, run), mode=mode)
+        return found.reshape(len(starts), -1)
+
+    begin = (block.image, block.row)
+    if all(isinstance(at, int) for at in begin):
+        return apart(lines, images, starts)
+    return apart(lines, images, starts, *(jnp.asarray(at, np.int32) for at in begin))
