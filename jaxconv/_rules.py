@@ -209,24 +209,27 @@ def _has_batched_gradient(problem: Problem) -> bool:
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     taps, pairs = math.prod(problem.form.geometry.window), inputs * outputs
     count = problem.shapes[0][0] * area(problem)
-    if groups == 1 or sum_dtype(problem) != np.float32 or taps < 4 or _has_own_products(problem):
+    if groups == 1 or sum_dtype(problem) != np.float32 or _has_own_products(problem):
         return False
     if problem.form.layout.channels_last:
-        return pairs >= 64 or (pairs >= 32 and count >= 3000)
+        least = 3 if problem.form.geometry.rank == 1 else 4
+        return taps >= least and (pairs >= 64 or (pairs >= 32 and count >= 3000))
     some = pairs >= 128 or (pairs >= 64 and (taps >= 20 or groups <= 8))
-    return some and taps >= 9 and count >= 500
+    own = is_for(problem) and groups <= 8 and count >= 2000
+    return some and taps >= 9 and count >= 500 and not own
 
 
 def _has_own_products(problem: Problem) -> bool:
     """Kernel gradients of groups that oneDNN has fast products for, one by one: whose windows,
-    written out, are more than a cache holds, or few groups of few results."""
+    written out, are more than a cache holds, or few groups of few results or of large windows."""
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    if not is_for(problem) or inputs * outputs < 32:
+    if not is_for(problem) or inputs * outputs < 24:
         return False
     count, taps = problem.shapes[0][0] * area(problem), math.prod(problem.form.geometry.window)
-    much = count * inputs * taps * sum_dtype(problem).itemsize > MOST_TO_A_GROUP
-    last = problem.form.layout.channels_last
-    return much or (last and groups <= 8 and min(inputs, outputs) < 4)
+    windows = count * inputs * taps * sum_dtype(problem).itemsize
+    much = inputs * outputs >= 32 and windows > MOST_TO_A_GROUP
+    few = problem.form.layout.channels_last and min(inputs, outputs) < 4
+    return much or (groups <= 8 and (few or (taps >= 25 and count >= 2000)))
 
 
 @for_cpu

@@ -166,16 +166,25 @@ def _added_up(geometry: Geometry, rows: int, z: Array) -> Array:
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
-    geometry, axes = problem.form.geometry, errors_axes(problem)
-
-    def operands(block: Block, y: Array, *xs: Array) -> tuple[Array, Array]:
-        errors = _shifted(geometry, axes, taken(y, block, 1))
-        return _windows_of(geometry, axes, block, *xs), errors
-
+    geometry, axes, c_o = problem.form.geometry, errors_axes(problem), y.shape[-1]
     parts, y = _blocks(problem, axes), y.astype(sum_dtype(problem))
-    w = patches.summed_across(problem, operands, parts, y, *_read(problem, x, axes, parts))
+    most = max(block.rows for block in parts)
+    whole = most == geometry.output[0]
+
+    def operands(block: Block, y: Array, starts: Array, *xs: Array) -> tuple[Array, Array]:
+        shifts, own = _shifts(geometry, axes, block.rows, c_o), block
+        if not whole:  # What other blocks have is zero here.
+            y = _surrounded(geometry, axes, taken(y, block, 1))
+            own = Block(0, block.images, 0, block.rows)
+        errors = _windows.written_out(shifts, own, y, starts)
+        counts = [walk.places for walk in shifts.axes[: geometry.rank]]
+        return _windows_of(geometry, axes, block, *xs), errors.reshape(block.images, *counts, -1)
+
+    y = _surrounded(geometry, axes, y) if whole else y
+    starts = _windows.starts(_shifts(geometry, axes, most, c_o))
+    w = patches.summed_across(problem, operands, parts, y, starts, *_read(problem, x, axes, parts))
     window = geometry.window
-    w = w.reshape(*window[axes:], x.shape[-1], *window[:axes], y.shape[-1])
+    w = w.reshape(*window[axes:], x.shape[-1], *window[:axes], c_o)
     here = len(window) - axes + 1
     w = lax.rev(w, range(here, here + axes))
     order = (*range(here, here + axes), *range(here), w.ndim - 1)
@@ -206,22 +215,25 @@ def _written(problem: Problem, axes: int) -> int:
     return math.prod(sizes) * columns
 
 
-def _shifted(geometry: Geometry, axes: int, y: Array) -> Array:
-    """Errors once for each tap of the first axes, the last one first, so far on, in zeros as long
-    as what is read."""
-    sizes, channels = y.shape[1:-1], y.shape[-1]
-    spans = [(k - 1) * d for k, d in zip(geometry.window, geometry.dilation, strict=True)]
-    reach = [r if axis < axes else 0 for axis, r in enumerate(spans)]
-    sides = list(zip(sizes, reach, strict=True))
-    frames = [Frame(1 + at, -r, n + 2 * r) for at, (n, r) in enumerate(sides)]
-    padded, counts = [n + 2 * r for n, r in sides], [n + r for n, r in sides]
-    walks = functools.partial(_windows.walks, padded, channels)
-    backwards = walks(geometry.window, geometry.dilation)[:axes]
-    here = _windows.Windows((*walks(counts, [1] * len(sizes)), *backwards), channels)
-    whole = Block(0, y.shape[0], 0, counts[0])
-    starts = _windows.starts(here)
-    shifted = _windows.written_out(here, whole, _windows.rows(y, frames), starts)
-    return shifted.reshape(y.shape[0], *counts, -1)
+def _spans(geometry: Geometry, axes: int) -> list[int]:
+    """How far the taps of the first axes reach."""
+    spans = zip(geometry.window, geometry.dilation, strict=True)
+    return [(k - 1) * d if axis < axes else 0 for axis, (k, d) in enumerate(spans)]
+
+
+def _surrounded(geometry: Geometry, axes: int, y: Array) -> Array:
+    """Rows of errors, in as many zeros as the taps reach."""
+    spans = enumerate(zip(y.shape[1:], _spans(geometry, axes), strict=False))
+    return _windows.rows(y, [Frame(1 + at, -r, n + 2 * r) for at, (n, r) in spans])
+
+
+def _shifts(geometry: Geometry, axes: int, rows: int, channels: int) -> _windows.Windows:
+    """So many rows of `_surrounded` once for each tap of the first axes, the last one first, so far
+    on, as long as what is read."""
+    sizes = list(zip((rows, *geometry.output[1:]), _spans(geometry, axes), strict=True))
+    walks = functools.partial(_windows.walks, [n + 2 * r for n, r in sizes], channels)
+    places = walks([n + r for n, r in sizes], [1] * len(sizes))
+    return _windows.Windows((*places, *walks(geometry.window, geometry.dilation)[:axes]), channels)
 
 
 def _blocks(problem: Problem, axes: int = 1) -> list[Block]:
