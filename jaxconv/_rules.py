@@ -233,14 +233,23 @@ def _has_own_products(problem: Problem) -> bool:
 
 
 @for_cpu
-def is_slim_and_strided(problem: Problem) -> bool:
+def is_grouped_and_strided(problem: Problem) -> bool:
     """A strided input gradient of groups of some channels, as loops over residues that waste no
-    product. A loop over all residues at once is as fast for a channel alone, or half the work."""
+    product. A loop over all residues at once is as fast for a channel alone, or half the work. Of
+    many channels, as convolutions by oneDNN, which has groups of its own: channels first, which it
+    turns, where they are many; not where all residues have as many taps, and are one problem."""
     geometry = problem.form.geometry
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     strided = math.prod(geometry.stride) > (1 if geometry.rank == 1 else 2)
-    some = groups > 1 and inputs > 1 and 8 <= inputs * outputs <= 64
-    return problem.projection == "input_grad" and strided and some and not is_little(problem)
+    if problem.projection != "input_grad" or not strided or groups == 1 or inputs == 1:
+        return False
+    if is_little(problem) or inputs * outputs < 8:
+        return False
+    even = all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True))
+    many = groups >= 4 and inputs * outputs >= 512
+    own = is_for(problem) and sum_dtype(problem) == np.float32 and not even
+    own &= problem.form.layout.channels_last or many
+    return inputs * outputs <= 64 or own
 
 
 @for_cpu
