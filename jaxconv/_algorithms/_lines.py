@@ -14,9 +14,9 @@ import numpy as np
 from jax import Array, lax
 
 from .._geometry import Geometry
+from . import _windows
 from ._apart import Block, apart
 from ._frame import read_frames, residues
-from ._windows import MOST_CONSTANTS
 
 
 def read(geometry: Geometry, x: Array) -> Array:
@@ -49,7 +49,7 @@ def _sums(rows: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> Array:
     computed in the loop of the gather they take as long as it does."""
     parts = [part.astype(np.int32) for part in (*rows, *columns)]
     shape = math.prod(map(len, rows)), math.prod(map(len, columns))
-    if math.prod(shape) <= MOST_CONSTANTS:
+    if math.prod(shape) <= _windows.MOST_CONSTANTS:
         return jnp.asarray(functools.reduce(np.add.outer, parts).reshape(shape))
 
     def summed(*parts: Array) -> Array:
