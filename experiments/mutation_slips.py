@@ -535,10 +535,10 @@ FAST = [
         f"{LARGER}[rows-of-lines-first]",
     ),
     Slip(
-        "lines: taps of a strided line in the order of their residues' numbers",
+        "lines: taps of a strided line taken from the first residue",
         ALGORITHMS + "_lines.py",
-        "last % stride * channels * image + last // stride",
-        "last // stride * channels * image + last % stride",
+        "residue * channels * plane + last // stride",
+        "0 * residue + last // stride",
         f"{LARGER}[lines-first]",
     ),
     Slip(

@@ -8,8 +8,12 @@ the way in and out, which pays where there are products enough to each number.
 
 import math
 
+import numpy as np
+
 from ._algorithms import matmul
-from ._algorithms._frame import blocks
+from ._algorithms._frame import blocks, sum_dtype
+from ._algorithms._library import is_for
+from ._algorithms.patches import FEWEST_RESULTS
 from ._form import Problem
 from ._rules import for_cpu, is_little, widths
 
@@ -62,6 +66,18 @@ def is_tiled(problem: Problem) -> bool:
         return False
     several = results >= MANY and summed > 1 and math.prod(problem.form.geometry.output) > 1
     return several and not is_little(problem)
+
+
+@for_cpu
+def is_cut_in_lines(problem: Problem) -> bool:
+    """Kernel gradients of small windows that do not overlap, channels first: oneDNN has a product
+    for lines as they lie, where one of whole windows would have them turned."""
+    if problem.projection != "kernel_grad" or problem.form.layout.channels_last:
+        return False
+    if not is_for(problem) or matmul.refuses(problem) or is_little(problem):
+        return False
+    results, _, taps = widths(problem)
+    return 1 < taps <= 4 and results >= FEWEST_RESULTS and sum_dtype(problem) == np.float32
 
 
 @for_cpu

@@ -10,22 +10,20 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ._algorithms import REGISTER, Algorithm
-from ._by_onednn import is_called, is_rest, is_tiled
+from ._by_onednn import is_called, is_cut_in_lines, is_rest, is_tiled
 from ._form import Problem
+from ._of_groups import is_between, is_grouped_and_strided, is_slim
 from ._rules import (
     is_adaptive,
     is_anything,
-    is_between,
     is_columns,
     is_convolution,
     is_cut_up,
     is_elemental,
-    is_grouped_and_strided,
     is_large,
     is_large_pool,
     is_large_window,
     is_of_few,
-    is_slim,
     is_strided_gradient,
     is_thick,
     on_cpu_convolution,
@@ -52,6 +50,7 @@ TABLE: tuple[Row, ...] = (
     Row("batches", is_large, "more than the cache holds: some images at a time"),
     Row("onednn", is_tiled, "windows of their own: XLA's own call of oneDNN, which copies none"),
     Row("patches", is_cut_up, "a volume in windows of its own: written out tap by tap"),
+    Row("patches", is_cut_in_lines, "windows of their own: lines as they lie, no image turned"),
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", is_large_window, "a large window of few channels: products of spectra"),
     Row("onednn", is_called, "XLA's own call of oneDNN, the library of torch's convolutions"),

@@ -1,8 +1,8 @@
 """Which problems the rows of the table in `_choice` are about: questions to a static `Problem`.
 
 Each holds where an algorithm is at least as exact as `direct` within the documented bound, and
-faster as measured by `experiments/`. Those of the algorithms that write windows out are in
-`_written_out`.
+faster as measured by `experiments/`. Those about groups are in `_of_groups`, those of the
+algorithms that write windows out in `_written_out`.
 """
 
 import functools
@@ -21,8 +21,6 @@ from ._geometry import Partition
 
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
-#: Bytes of the windows of a group, written out, that are taken as one.
-MOST_TO_A_GROUP = 6 * 2**20
 DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
 
 
@@ -136,28 +134,6 @@ def is_cut_up(problem: Problem) -> bool:
 
 
 @for_cpu
-def is_slim(problem: Problem) -> bool:
-    """So few channels, to a group or in all, that a matrix product has nothing to share."""
-    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    if problem.projection == "kernel_grad" and groups == 1:
-        few = inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
-        return few or _is_slim_by_planes(problem, inputs, outputs)
-    if problem.projection == "kernel_grad" and sum_dtype(problem) == np.float32:
-        return inputs * outputs <= 64 and not _has_own_products(problem)
-    if inputs * outputs > 64 or groups > 1:
-        return inputs * outputs <= 64
-    results, summed, taps = widths(problem)
-    if _has_fast_residues(problem):
-        return False
-    if problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1:
-        return results <= 16 and taps < 25 and math.prod(problem.form.geometry.output) < 784
-    if problem.form.geometry.rank != 2 or is_little(problem):
-        return results <= 16
-    many = problem.shapes[0][0] * area(problem) >= 6000
-    return many and results <= 16 and (taps <= 9 or max(results, summed) < 8)
-
-
-@for_cpu
 def is_of_few(problem: Problem) -> bool:
     """Results of so few channels that those of all taps are less than the taps of all inputs."""
     geometry, last = problem.form.geometry, problem.form.layout.channels_last
@@ -176,82 +152,6 @@ def is_of_few(problem: Problem) -> bool:
     return summed >= 16 and (results <= 2 or summed <= 64 or slow)
 
 
-def _is_slim_by_planes(problem: Problem, inputs: int, outputs: int) -> bool:
-    """Kernel gradients of so few channels, on lines or planes, that a product would wait for what
-    it multiplies."""
-    geometry, taps = problem.form.geometry, math.prod(problem.form.geometry.window)
-    if problem.form.layout.channels_last or geometry.rank > 2 or is_little(problem):
-        return False
-    if geometry.rank == 1 and problem.shapes[0][0] * area(problem) < 2**15:
-        return False
-    slim = max(inputs, outputs) <= 8 and inputs * outputs <= (20 if taps <= 9 else 12)
-    return slim and taps <= 25
-
-
-@for_cpu
-def is_between(problem: Problem) -> bool:
-    """Groups of too many channels for loops, and too few for products of their own."""
-    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    if problem.projection == "kernel_grad":
-        return _has_batched_gradient(problem)
-    geometry = problem.form.geometry
-    few = groups >= 4 and 64 <= inputs * outputs <= 128
-    plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32
-    taken = not problem.form.layout.channels_last or area(problem) >= 400
-    taken &= widths(problem)[0] > 4
-    return few and plain and taken and 9 <= math.prod(geometry.window) <= 25
-
-
-def _has_batched_gradient(problem: Problem) -> bool:
-    """Kernel gradients of groups of some pairs of channels, whose windows are no more than a cache
-    holds; channels first, which are turned for it, of more pairs, or large windows, or few groups.
-    """
-    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    taps, pairs = math.prod(problem.form.geometry.window), inputs * outputs
-    count = problem.shapes[0][0] * area(problem)
-    if groups == 1 or sum_dtype(problem) != np.float32 or _has_own_products(problem):
-        return False
-    if problem.form.layout.channels_last:
-        least = 3 if problem.form.geometry.rank == 1 else 4
-        return taps >= least and (pairs >= 64 or (pairs >= 32 and count >= 3000))
-    some = pairs >= 128 or (pairs >= 64 and (taps >= 20 or groups <= 8))
-    own = is_for(problem) and groups <= 8 and count >= 2000
-    return some and taps >= 9 and count >= 500 and not own
-
-
-def _has_own_products(problem: Problem) -> bool:
-    """Kernel gradients of groups that oneDNN has fast products for, one by one: whose windows,
-    written out, are more than a cache holds, or few groups of few results or of large windows."""
-    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    if not is_for(problem) or inputs * outputs < 24:
-        return False
-    count, taps = problem.shapes[0][0] * area(problem), math.prod(problem.form.geometry.window)
-    windows = count * inputs * taps * sum_dtype(problem).itemsize
-    much = inputs * outputs >= 32 and windows > MOST_TO_A_GROUP
-    few = problem.form.layout.channels_last and min(inputs, outputs) < 4
-    return much or (groups <= 8 and (few or (taps >= 25 and count >= 2000)))
-
-
-@for_cpu
-def is_grouped_and_strided(problem: Problem) -> bool:
-    """A strided input gradient of groups of some channels, as loops over residues that waste no
-    product. A loop over all residues at once is as fast for a channel alone, or half the work. Of
-    many channels, as convolutions by oneDNN, which has groups of its own: channels first, which it
-    turns, where they are many; not where all residues have as many taps, and are one problem."""
-    geometry = problem.form.geometry
-    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    strided = math.prod(geometry.stride) > (1 if geometry.rank == 1 else 2)
-    if problem.projection != "input_grad" or not strided or groups == 1 or inputs == 1:
-        return False
-    if is_little(problem) or inputs * outputs < 8:
-        return False
-    even = all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True))
-    many = groups >= 4 and inputs * outputs >= 512
-    own = is_for(problem) and sum_dtype(problem) == np.float32 and not even
-    own &= problem.form.layout.channels_last or many
-    return inputs * outputs <= 64 or own
-
-
 @for_cpu
 def is_strided_gradient(problem: Problem) -> bool:
     """A strided input gradient, where XLA:CPU's form of it multiplies mostly zeros."""
@@ -260,13 +160,13 @@ def is_strided_gradient(problem: Problem) -> bool:
     geometry = problem.form.geometry
     results, summed, _ = widths(problem)
     if geometry.rank == 1:
-        return results >= 16 or _has_fast_residues(problem)
+        return results >= 16 or has_fast_residues(problem)
     if geometry.rank == 3:
         return True
     if max(geometry.stride) == 1 or is_little(problem):
         return False
     window = max(geometry.window)
-    if _has_fast_residues(problem) and (window > 3 or math.prod(geometry.output) > 100):
+    if has_fast_residues(problem) and (window > 3 or math.prod(geometry.output) > 100):
         return True
     if summed <= 20 or window > min(geometry.output):
         return True
@@ -276,7 +176,7 @@ def is_strided_gradient(problem: Problem) -> bool:
     return some and (summed <= 40 or math.prod(geometry.output) >= 1600)
 
 
-def _has_fast_residues(problem: Problem) -> bool:
+def has_fast_residues(problem: Problem) -> bool:
     """A strided input gradient whose residues oneDNN computes."""
     results, summed, _ = widths(problem)
     strided = problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1

@@ -138,7 +138,8 @@ def _kernel_written_out(problem: Problem, results: int, summed: int, taps: int) 
 def _costs(problem: Problem) -> dict[str, float]:
     """What writing windows out takes, by the algorithms that do: numbers written, and products,
     `PACE` of them in the time of a number. What comes as channels of results is read again, and
-    of kernel gradients all but `patches` turn channels to be last."""
+    what turns channels to be last, as kernel gradients do but for `patches` of results enough,
+    takes that time as well; `winograd` more of it, as what it transforms is out of the cache."""
     geometry, (results, summed, taps) = problem.form.geometry, widths(problem)
     gradient, backwards = (problem.projection == name for name in ("kernel_grad", "input_grad"))
     sizes = geometry.spatial if backwards else geometry.output
@@ -158,6 +159,7 @@ def _costs(problem: Problem) -> dict[str, float]:
     turned = gradient and not problem.form.layout.channels_last
     turn = TURN * math.prod(sizes) * (summed + results) if turned else 0
     costs["kn2row"] += turn
+    costs["patches"] += turn if results < patches.FEWEST_RESULTS else 0
     products = problem.shapes[0][0] * math.prod((*sizes, results, summed, taps))
     tiles = math.prod(-(-m // 2) for m in sizes)
     many = problem.shapes[0][0] * tiles

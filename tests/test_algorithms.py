@@ -165,7 +165,7 @@ def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(winograd, "MOST_BYTES", 4096)
     monkeypatch.setattr(_frame, "MOST_BLOCK", 4096)
     monkeypatch.setattr(batches, "MOST_PART", 4096)
-    monkeypatch.setattr(_windows, "MOST_CONSTANTS", 4 if last else 4096)
+    monkeypatch.setattr(_windows, "MOST_CONSTANTS", 4 if last or "line" in case.id else 4096)
     assert_projections(name, case, last)
 
 
@@ -353,6 +353,41 @@ def test_with_onednn_residues_are_its_own_too(monkeypatch):
     monkeypatch.setattr(_library, "_features", lambda: _library.BFLOAT16)
     strided = jc.explain((4, 16, 64, 64), (32, 16, 3, 3), stride=2, padding=1, platform="cpu")
     assert [step.algorithm for step in strided.input_grad][:2] == ["phases", "onednn"]
+
+
+@pytest.mark.parametrize(
+    ("last", "image", "kernel", "options", "names"),
+    [
+        (True, (4, 14, 14, 128), (3, 3, 32, 128), {"stride": 2}, ["phases", "onednn"]),
+        (False, (4, 128, 14, 14), (128, 32, 3, 3), {"stride": 2}, ["phases", "onednn"]),
+        (False, (8, 96, 56, 56), (96, 16, 3, 3), {"stride": 2, "groups": 6}, ["groups"]),
+        (True, (4, 14, 14, 128), (4, 4, 32, 128), {"stride": 2}, ["groups"]),
+        (True, (1, 70, 70, 128), (33, 33, 32, 128), {"stride": 32, "padding": 0}, ["groups"]),
+    ],
+)
+def test_with_onednn_strided_groups_are_taken_by_their_few_residues(
+    last, image, kernel, options, names, monkeypatch
+):
+    monkeypatch.setattr(_library, "is_there", lambda: True)
+    monkeypatch.setattr(_library, "_features", lambda: _library.BFLOAT16)
+    options = {"groups": 4, "padding": 1, "layout": "NHWC" if last else None} | options
+    found = jc.explain(image, kernel, platform="cpu", **options)
+    assert [step.algorithm for step in found.input_grad][: len(names)] == names
+
+
+@pytest.mark.parametrize(
+    ("last", "image", "kernel", "name"),
+    [
+        (False, (8, 64, 56, 56), (128, 64, 2, 2), "patches"),
+        (True, (8, 56, 56, 64), (2, 2, 64, 128), "matmul"),
+        (False, (8, 64, 56, 56), (4, 64, 2, 2), "matmul"),
+    ],
+)
+def test_with_onednn_windows_of_their_own_are_read_in_lines(last, image, kernel, name, monkeypatch):
+    monkeypatch.setattr(_library, "is_there", lambda: True)
+    layout = "NHWC" if last else None
+    found = jc.explain(image, kernel, stride=2, layout=layout, platform="cpu")
+    assert found.kernel_grad[0].algorithm == name
 
 
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])

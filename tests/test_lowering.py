@@ -209,3 +209,19 @@ def test_programs_do_not_grow_with_the_batch(channels, groups, algorithm, layout
         raise
     text = lowered.lower(lowering_platforms=("cpu",)).as_text()
     assert text.count("stablehlo.dot_general") + text.count("stablehlo.convolution") <= 100
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_programs_do_not_grow_with_the_stride(groups):
+    """Residues by the stride are computed one after the other where they are few."""
+    sizes = []
+    for stride in (4, 30):
+        shapes = (2, 64, 64, 64), (64, 64 // groups, 5, 31)
+        x, w = (jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)
+        y = jax.eval_shape(functools.partial(jc.conv, stride=stride, groups=groups), x, w)
+
+        def gradients(x, w, y, stride=stride):
+            return jax.vjp(lambda *xw: jc.conv(*xw, stride=stride, groups=groups), x, w)[1](y)
+
+        sizes.append(len(jax.jit(gradients).lower(x, w, y).as_text()))
+    assert sizes[1] < 2 * sizes[0]

@@ -43,11 +43,15 @@ def apart(function: Callable[..., Result], *operands: Any, after: Sequence[Array
 
 def _unshaped(closed: ClosedJaxpr) -> ClosedJaxpr:
     """The same program, but for reshapes of its results at the very end."""
-    reshaped = [eqn for eqn in closed.jaxpr.eqns if eqn.primitive is lax.reshape_p]
-    sources = {eqn.outvars[0]: eqn.invars[0] for eqn in reshaped}
+    sources = {}
+    for eqn in closed.jaxpr.eqns:
+        if eqn.primitive is lax.reshape_p and eqn.params["dimensions"] is None:
+            (sources[eqn.outvars[0]],) = eqn.invars
 
     def source(result: Any) -> Any:
         while not isinstance(result, Literal) and result in sources:
+            if isinstance(sources[result], Literal):
+                break
             result = sources[result]
         return result
 

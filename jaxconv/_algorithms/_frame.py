@@ -162,14 +162,21 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
         _RECORD.reset(token)
 
 
-def residues(x: Array, frames: Sequence[Frame], stride: int, outside: Any = 0) -> list[Array]:
-    """What lies in the frames, every `stride`-th element of the last of them: one array for each.
+def residues(
+    x: Array,
+    frames: Sequence[Frame],
+    stride: int,
+    outside: Any = 0,
+    wanted: Sequence[int] | None = None,
+) -> list[Array]:
+    """What lies in the frames, every `stride`-th element of the last of them: one array for each
+    residue, or for those that are wanted.
 
     A tap then is a dense slice of one of them, where strided ones are read one by one.
     """
     *others, (axis, start, length) = frames
     size, parts = x.shape[axis], []
-    for residue in range(stride):
+    for residue in range(stride) if wanted is None else wanted:
         missing = max(0, -((start + residue) // stride))
         begin = min(start + residue + missing * stride, size)
         part = lax.slice_in_dim(x, begin, size, stride, axis)

@@ -105,7 +105,8 @@ def multiplied(
     """The product of two matrices, summed over these axes.
 
     By oneDNN in bfloat16, to `half_to`, as XLA:CPU would widen both; and of a turned factor, `a' b`
-    or `a b'`, as kernel gradients are, which XLA:CPU takes up to three times as long for.
+    or `a b'`, as kernel gradients and what goes back through 1x1 are, which XLA:CPU takes up to
+    three times as long for.
     """
     half = {a.dtype, b.dtype} == {np.dtype(jnp.bfloat16)}
     turned = axes in ((0, 0), (1, 1)) and a.dtype == b.dtype == np.float32

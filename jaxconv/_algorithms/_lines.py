@@ -13,25 +13,45 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._form import Problem
 from .._geometry import Geometry
 from . import _windows
 from ._apart import Block, apart
 from ._frame import read_frames, residues
 
+#: Most residues of a line that are put side by side: compile time grows with them.
+MOST_RESIDUES = 16
+
+
+def fits(problem: Problem) -> bool:
+    """Whether a kernel gradient is to be computed from lines: of channels first."""
+    few = len(residues_read(problem.form.geometry)) <= MOST_RESIDUES
+    return few and not problem.form.layout.channels_last
+
 
 def read(geometry: Geometry, x: Array) -> Array:
     """What all windows read of images `(n, c, *spatial)`, as `(n, numbers)`: one residue of the
     last axis by its stride after the other, so that strided results read what lies side by side."""
-    frames, stride = read_frames(geometry, 2), geometry.stride[-1]
-    parts = apart(lambda x: [r.reshape(len(x), -1) for r in residues(x, frames, stride)], x)
+    frames, stride, wanted = read_frames(geometry, 2), geometry.stride[-1], residues_read(geometry)
+
+    def parts(x: Array) -> list[Array]:
+        return [part.reshape(len(x), -1) for part in residues(x, frames, stride, wanted=wanted)]
+
+    found = apart(parts, x)
     # Apart, as in one loop XLA:CPU would ask for each number which of them it is from.
-    return parts[0] if stride == 1 else apart(lambda *parts: lax.concatenate(parts, 1), *parts)
+    return found[0] if len(found) == 1 else apart(lambda *all: lax.concatenate(all, 1), *found)
 
 
-def starts(geometry: Geometry, channels: int, rows: int) -> Array:
-    """Where lines begin in an image of `read`: `(c * taps, lines)`, of so many rows of results."""
-    pitches = _pitches(geometry)
-    image = math.prod(geometry.read[:-1]) * _length(geometry)
+def residues_read(geometry: Geometry) -> list[int]:
+    """The residues of the last axis by its stride that taps read."""
+    taps = range(geometry.window[-1])
+    return sorted({a * geometry.dilation[-1] % geometry.stride[-1] for a in taps})
+
+
+def starts(geometry: Geometry, channels: int, rows: int, first: int | None = None) -> Array:
+    """Where lines begin in an image of `read` of so many channels: `(c * taps, lines)`, of so many
+    rows of results, and of all channels or the first ones."""
+    pitches, plane = _pitches(geometry), _plane(geometry)
     reach = [np.arange(k) * d for k, d in zip(geometry.window, geometry.dilation, strict=True)]
     stride, last = geometry.stride[-1], reach[-1]
     taps = [at * pitch for at, pitch in zip(reach, pitches, strict=False)]
@@ -40,7 +60,9 @@ def starts(geometry: Geometry, channels: int, rows: int) -> Array:
         np.arange(m) * (s * pitch)
         for m, s, pitch in zip(counts, geometry.stride, pitches, strict=False)
     ]
-    patch = [np.arange(channels) * image, *taps, last % stride * channels * image + last // stride]
+    own = np.arange(channels if first is None else first) * plane
+    residue = np.searchsorted(residues_read(geometry), last % stride)
+    patch = [own, *taps, residue * channels * plane + last // stride]
     return _sums(patch, positions)
 
 
@@ -74,6 +96,29 @@ def errors(block: Block, y: Array) -> Array:
     row = math.prod(y.shape[3:])
     starts = jnp.asarray(np.arange(y.shape[1])[:, None] * (y.shape[2] * row), np.int32)
     return _gathered(y.reshape(len(y), -1), starts, block, row, block.rows * row)
+
+
+def of_groups(
+    geometry: Geometry, groups: Block, images: Array, starts: Array, channels: int
+) -> Array:
+    """The patches of some groups of so many channels each, `(c * taps, positions of all images)`:
+    `starts` are of as many, the first ones."""
+    run = geometry.output[-1]
+    whole = Block(0, len(images), groups.image, 1)
+    return _gathered(images, starts, whole, channels * _plane(geometry), run)
+
+
+def errors_of_groups(groups: Block, y: Array, channels: int) -> Array:
+    """The errors of some groups of so many channels each, `(c, positions of all images)`."""
+    plane = math.prod(y.shape[2:])
+    starts = jnp.asarray(np.arange(groups.images * channels)[:, None] * plane, np.int32)
+    whole = Block(0, len(y), groups.image, 1)
+    return _gathered(y.reshape(len(y), -1), starts, whole, channels * plane, plane)
+
+
+def _plane(geometry: Geometry) -> int:
+    """Numbers of a channel of one residue."""
+    return math.prod(geometry.read[:-1]) * _length(geometry)
 
 
 def _length(geometry: Geometry) -> int:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._form import Problem
-from . import _windows, patches
+from . import _lines, _windows, patches
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, taken
 from ._frame import (
@@ -54,6 +54,8 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w[g, o, k] = sum_s y[g, o, s] p[g, k, s]."""
+    if _lines.fits(problem):
+        return _kernel_grad_by_lines(problem, x, y)
     return channels_last(problem, _kernel_grad, x, y)
 
 
@@ -131,3 +133,29 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     w = w if turned else jnp.swapaxes(w, 1, 2)
     w = w.reshape(groups * outputs, *geometry.window, inputs)
     return jnp.moveaxis(w, 0, -1).astype(result_dtype(problem))
+
+
+def _kernel_grad_by_lines(problem: Problem, x: Array, y: Array) -> Array:
+    """The same with positions last, as they are."""
+    geometry, dtype = problem.form.geometry, sum_dtype(problem)
+    groups, inputs, outputs = blocks(problem.form, problem.shapes, "kernel_grad")
+    patch, positions = inputs * math.prod(geometry.window), math.prod(geometry.output)
+    parts = cut_up(groups, 1, block_bytes(problem) // (len(x) * positions * patch * dtype.itemsize))
+    channels, most = x.shape[1], max(part.images for part in parts)
+
+    def products(patches: Array, errors: Array) -> Array:
+        pairs = ((2,), (2,)), ((0,), (0,))
+        return lax.dot_general(patches, errors, pairs, precision=problem.form.precision)
+
+    def results(part: Block, images: Array, starts: Array, y: Array) -> Array:
+        own = starts[: part.images * patch]
+        patches = _lines.of_groups(geometry, part, images, own, inputs)
+        errors = _lines.errors_of_groups(part, y, outputs)
+        shape = part.images, -1, len(x) * positions
+        return apart(products, patches.reshape(shape), errors.reshape(shape))
+
+    images = _lines.read(geometry, x.astype(dtype))
+    starts = _lines.starts(geometry, channels, geometry.output[0], most * inputs)
+    w = collected(results, parts, 1, images, starts, y.astype(dtype))
+    shape = problem.form.result_shape("kernel_grad", *problem.shapes)
+    return jnp.swapaxes(w, 1, 2).reshape(shape).astype(result_dtype(problem))

@@ -7,8 +7,9 @@
 XLA:CPU's convolution does that too, patch by patch: where its products are narrow, with few
 channels or few results, writing out whole blocks first and multiplying by `dot_general` is faster.
 How large a block is, `_frame.block_bytes` says. Where channels are few, positions are written
-last, else channels, so that long runs are copied. What is written out and what is multiplied stand
-apart: XLA:CPU runs whatever it finds ready, and both need both cores.
+last, else channels, so that long runs are copied; for a kernel gradient positions are last where
+they are in the images, as nothing then has to be turned. What is written out and what is multiplied
+stand apart: XLA:CPU runs whatever it finds ready, and both need both cores.
 """
 
 import functools
@@ -70,8 +71,8 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w[o, k] = sum_s y[o, s] p[k, s]."""
-    few = problem.form.layout.channels(y.shape) < FEWEST_RESULTS
-    if not problem.form.layout.channels_last and not few:
+    several = problem.form.layout.channels(y.shape) >= FEWEST_RESULTS
+    if several and _lines.fits(problem):
         return _kernel_grad_by_lines(problem, x, y)
     return channels_last(problem, _kernel_grad, x, y)
 

@@ -26,6 +26,8 @@ from ._frame import Frame, framed, own_frames, quotients, residue_frames, solve
 #: Most input channels for which residues become channels of an input gradient in spite of taps that
 #: are zero.
 FEW_CHANNELS = 32
+#: Most residues that are computed one after the other: compile time grows with them.
+MOST_RESIDUES = 16
 
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
@@ -39,6 +41,7 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     geometry, layout = problem.form.geometry, problem.form.layout
     even = all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True))
     many = not even and layout.split_kernel(w.shape)[1] > FEW_CHANNELS
+    many &= math.prod(geometry.stride) <= MOST_RESIDUES
     if many or geometry.groups > 1:
         return _by_residues(problem, y, w)
     x = solve(problem, "input_grad", _deep(geometry), y, _kernel_to_depth(problem, w))
