@@ -67,7 +67,7 @@ def is_between(problem: Problem) -> bool:
 
 def _has_batched_gradient(problem: Problem) -> bool:
     """Kernel gradients of groups of some pairs of channels, whose windows are no more than a cache
-    holds; channels first, of more pairs, or large windows, or few groups."""
+    holds; channels first, of more pairs, or large windows, or many groups."""
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     taps, pairs = math.prod(problem.form.geometry.window), inputs * outputs
     count = problem.shapes[0][0] * area(problem)
@@ -76,9 +76,8 @@ def _has_batched_gradient(problem: Problem) -> bool:
     if problem.form.layout.channels_last:
         least = 3 if problem.form.geometry.rank == 1 else 4
         return taps >= least and (pairs >= 64 or (pairs >= 32 and count >= 3000))
-    some = pairs >= 128 or (pairs >= 64 and (taps >= 20 or groups <= 8))
-    own = is_for(problem) and groups <= 8 and count >= 2000
-    return some and taps >= 9 and count >= 500 and not own
+    some = pairs >= 64 and (taps >= 20 or groups >= 8)
+    return (pairs >= 128 or some or (pairs >= 32 and taps >= 25)) and taps >= 9 and count >= 150
 
 
 def _has_own_products(problem: Problem) -> bool:
@@ -89,9 +88,9 @@ def _has_own_products(problem: Problem) -> bool:
         return False
     count, taps = problem.shapes[0][0] * area(problem), math.prod(problem.form.geometry.window)
     windows = count * inputs * taps * sum_dtype(problem).itemsize
-    much = inputs * outputs >= 32 and windows > MOST_TO_A_GROUP
-    few = problem.form.layout.channels_last and min(inputs, outputs) < 4
-    return much or (groups <= 8 and (few or (taps >= 25 and count >= 2000)))
+    few = min(inputs, outputs) < 4 or (taps >= 25 and count >= 2000)
+    few &= problem.form.layout.channels_last and groups <= 8
+    return few or windows > MOST_TO_A_GROUP
 
 
 @for_cpu
