@@ -45,7 +45,8 @@ def _is_slim_in_lines(problem: Problem, inputs: int, outputs: int) -> bool:
     geometry, taps = problem.form.geometry, math.prod(problem.form.geometry.window)
     if problem.form.layout.channels_last or geometry.rank > 2 or is_little(problem):
         return False
-    if geometry.rank == 1 and problem.shapes[0][0] * area(problem) < 2**15:
+    few = problem.shapes[0][0] * area(problem) < 2**15
+    if few and (geometry.rank == 1 or taps > 9):
         return False
     slim = max(inputs, outputs) <= 8 and inputs * outputs <= (20 if taps <= 9 else 12)
     return slim and taps <= 25
