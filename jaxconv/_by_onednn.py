@@ -20,7 +20,7 @@ from ._rules import area, for_cpu, is_little, widths
 #: Results that fill its vectors well enough, and that fill half of one.
 MANY, SOME = 8, 4
 #: Results that it is as fast for as `kn2row` is; channels first, of small images and windows.
-MOST_FEW = 6
+SEVERAL = 6
 #: Channels of one, or of few, that it sums as if they were more.
 FEW = 4
 #: Products to each number read and written that pay for turning it: groups, few channels.
@@ -47,13 +47,13 @@ def is_called(problem: Problem) -> bool:
         some = results > SOME and (summed <= 32 or groups > 1)
         some |= groups > 1 and results >= 2 and results * summed > MOST_IN_LOOPS
         pair_of_few = results > 1 and results * summed > SOME and summed <= 12 and rank < 3
-        return results >= MOST_FEW or some or pair_of_few
+        return results >= SEVERAL or some or pair_of_few
     worth = taps * results * summed / (results + summed)
     if groups > 1:
         return results > MANY or (results > SOME and worth >= WORTH)
     if summed <= FEW:
         return results > MANY and worth >= WORTH_OF_FEW
-    small = results >= MOST_FEW and taps <= 16 and (rank == 3 or area(problem) < 900)
+    small = results >= SEVERAL and taps <= 16 and (rank == 3 or area(problem) < 900)
     return results > MANY or small or (results > SOME and summed <= 32 and rank < 3)
 
 
