@@ -549,6 +549,13 @@ FAST = [
         f"{LARGER}[rows-of-lines-first]",
     ),
     Slip(
+        "lines: of errors left where they are, the first image alone",
+        ALGORITHMS + "patches.py",
+        "(2, 2), 1).sum(0)",
+        "(2, 2), 1)[0]",
+        f"{LARGER}[errors-in-lines-first]",
+    ),
+    Slip(
         "lines: all images of a block are the first",
         ALGORITHMS + "_lines.py",
         "lax.broadcasted_iota(np.int32, shape, 1)",

@@ -127,6 +127,7 @@ LARGER = [
           "padding": ((1, -1), (2, 3))}), "patches"),
     (Case("rows-of-lines", (2, 3, 17, 12), (9, 3, 3, 3), {"padding": 1}), "patches"),
     (Case("images-of-lines", (5, 1, 4, 5), (8, 1, 2, 2), {"stride": (1, 2)}), "patches"),
+    (Case("errors-in-lines", (3, 1, 6, 5), (32, 1, 2, 1), {"padding": 1}), "patches"),
     (Case("line-blocks", (3, 5, 130), (9, 5, 4), {"stride": 3, "padding": 2}), "patches"),
     (Case("lines-volume", (3, 2, 5, 6, 7), (8, 2, 2, 3, 2),
           {"stride": (1, 2, 2), "padding": 1}), "patches"),

@@ -82,13 +82,16 @@ def _sums(rows: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> Array:
     return apart(summed, *map(jnp.asarray, parts)).reshape(shape)
 
 
-def written_out(geometry: Geometry, block: Block, images: Array, starts: Array) -> Array:
-    """The patches of a block, `(c * taps, positions of its images)`, from `read` and `starts`."""
+def written_out(
+    geometry: Geometry, block: Block, images: Array, starts: Array, by_image: bool = False
+) -> Array:
+    """The patches of a block, `(c * taps, positions of its images)`, from `read` and `starts`; by
+    image, `(n, c * taps, positions)`."""
     if geometry.rank == 1:
-        return _gathered(images, starts, block, 1, block.rows)
+        return _gathered(images, starts, block, 1, block.rows, by_image)
     lines = block.rows * math.prod(geometry.output[1:-1])
     step = geometry.stride[0] * _pitches(geometry)[0]
-    return _gathered(images, starts[:, :lines], block, step, geometry.output[-1])
+    return _gathered(images, starts[:, :lines], block, step, geometry.output[-1], by_image)
 
 
 def errors(block: Block, y: Array) -> Array:
@@ -132,19 +135,23 @@ def _pitches(geometry: Geometry) -> list[int]:
     return [math.prod(sizes[axis + 1 :]) for axis in range(geometry.rank - 1)]
 
 
-def _gathered(images: Array, starts: Array, block: Block, step: int, run: int) -> Array:
+def _gathered(
+    images: Array, starts: Array, block: Block, step: int, run: int, by_image: bool = False
+) -> Array:
     """`(rows, numbers of all images)`: runs from the starts on, so far on for each row of a block
-    that is before it."""
+    that is before it; by image, with images ahead."""
 
     def lines(images: Array, starts: Array, *begin: Array) -> Array:
         image, row = (jnp.asarray(at, np.int32) for at in begin or (block.image, block.row))
         shape = (len(starts), block.images, starts.shape[1])
         at = jnp.broadcast_to((starts + row * np.int32(step))[:, None], shape)
         image += lax.broadcasted_iota(np.int32, shape, 1)
-        dims = lax.GatherDimensionNumbers((len(shape),), (0,), (0, 1))
+        if by_image:
+            at, image = (jnp.swapaxes(part, 0, 1) for part in (at, image))
+        dims = lax.GatherDimensionNumbers((3,), (0,), (0, 1))
         mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
         found = lax.gather(images, jnp.stack([image, at], -1), dims, (1, run), mode=mode)
-        return found.reshape(len(starts), -1)
+        return found.reshape(*found.shape[: 1 + by_image], -1)
 
     begin = (block.image, block.row)
     if all(isinstance(at, int) for at in begin):

@@ -45,6 +45,8 @@ from ._library import across, factor_dtype, is_turned, multiplied
 FEWEST_LANES = 6
 #: Channels of errors that a product of what lies side by side is not too narrow for.
 FEWEST_RESULTS = 8
+#: So many times as many channels of errors as numbers of a patch are left where they are.
+WIDE = 16
 #: Taps that are written out one by one, and in runs.
 MOST_TAPS, MOST_TAPS_IN_RUNS = 128, 2048
 #: Columns of a product that XLA:CPU computes in less time than fewer: 12 take longer than 16.
@@ -130,17 +132,24 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
 
 
 def _kernel_grad_by_lines(problem: Problem, x: Array, y: Array) -> Array:
-    """Positions last, as they are."""
-    geometry, dtype, parts = problem.form.geometry, factor_dtype(problem), _blocks(problem, len(x))
+    """Positions last, as they are. Errors of many more channels than a patch has numbers would take
+    longer to put side by side than slower products, one to an image."""
+    geometry, parts = problem.form.geometry, _blocks(problem, len(x))
+    by_image = y.shape[1] >= WIDE * x.shape[1] * math.prod(geometry.window)
+    dtype = sum_dtype(problem) if by_image else factor_dtype(problem)
     images = _lines.read(geometry, x.astype(dtype))
     starts = _lines.starts(geometry, x.shape[1], max(block.rows for block in parts))
 
     def product(patches: Array, errors: Array) -> Array:
+        if by_image:
+            pair = patches, errors.reshape(*errors.shape[:2], -1)
+            return _dot(problem, *pair, (2, 2), 1).sum(0)
         return multiplied(problem, patches, errors, (1, 1))
 
     def results(block: Block, y: Array, images: Array, starts: Array) -> Array:
-        patches = _lines.written_out(geometry, block, images, starts)
-        return apart(product, patches, _lines.errors(block, y))
+        patches = _lines.written_out(geometry, block, images, starts, by_image)
+        errors = taken(y, block, 2) if by_image else _lines.errors(block, y)
+        return apart(product, patches, errors)
 
     w = summed(results, parts, y.astype(dtype), images, starts)
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
