@@ -45,13 +45,12 @@ def _unshaped(closed: ClosedJaxpr) -> ClosedJaxpr:
     """The same program, but for reshapes of its results at the very end."""
     sources = {}
     for eqn in closed.jaxpr.eqns:
-        if eqn.primitive is lax.reshape_p and eqn.params["dimensions"] is None:
-            (sources[eqn.outvars[0]],) = eqn.invars
+        plain = eqn.primitive is lax.reshape_p and eqn.params["dimensions"] is None
+        if plain and not isinstance(eqn.invars[0], Literal):
+            sources[eqn.outvars[0]] = eqn.invars[0]
 
     def source(result: Any) -> Any:
         while not isinstance(result, Literal) and result in sources:
-            if isinstance(sources[result], Literal):
-                break
             result = sources[result]
         return result
 

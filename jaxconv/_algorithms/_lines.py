@@ -4,10 +4,7 @@ What `_windows` does for channels last. A line is what one tap reads for a row o
 block of them where there is one axis only.
 """
 
-import functools
 import math
-import operator
-from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -63,23 +60,8 @@ def starts(geometry: Geometry, channels: int, rows: int, first: int | None = Non
     own = np.arange(channels if first is None else first) * plane
     residue = np.searchsorted(residues_read(geometry), last % stride)
     patch = [own, *taps, residue * channels * plane + last // stride]
-    return _sums(patch, positions)
-
-
-def _sums(rows: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> Array:
-    """All sums of one number of each, those of rows by those of columns, in memory of their own:
-    computed in the loop of the gather they take as long as it does."""
-    parts = [part.astype(np.int32) for part in (*rows, *columns)]
-    shape = math.prod(map(len, rows)), math.prod(map(len, columns))
-    if math.prod(shape) <= _windows.MOST_CONSTANTS:
-        return jnp.asarray(functools.reduce(np.add.outer, parts).reshape(shape))
-
-    def summed(*parts: Array) -> Array:
-        sizes = [len(part) for part in parts]
-        along = [lax.broadcast_in_dim(part, sizes, (at,)) for at, part in enumerate(parts)]
-        return functools.reduce(operator.add, along)
-
-    return apart(summed, *map(jnp.asarray, parts)).reshape(shape)
+    shape = math.prod(map(len, patch)), math.prod(map(len, positions))
+    return _windows.sums([*patch, *positions], shape)
 
 
 def written_out(
@@ -141,19 +123,11 @@ def _gathered(
     """`(rows, numbers of all images)`: runs from the starts on, so far on for each row of a block
     that is before it; by image, with images ahead."""
 
-    def lines(images: Array, starts: Array, *begin: Array) -> Array:
-        image, row = (jnp.asarray(at, np.int32) for at in begin or (block.image, block.row))
+    def place(starts: Array, image: Array, row: Array) -> tuple[Array, Array]:
         shape = (len(starts), block.images, starts.shape[1])
         at = jnp.broadcast_to((starts + row * np.int32(step))[:, None], shape)
         image += lax.broadcasted_iota(np.int32, shape, 1)
-        if by_image:
-            at, image = (jnp.swapaxes(part, 0, 1) for part in (at, image))
-        dims = lax.GatherDimensionNumbers((3,), (0,), (0, 1))
-        mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
-        found = lax.gather(images, jnp.stack([image, at], -1), dims, (1, run), mode=mode)
-        return found.reshape(*found.shape[: 1 + by_image], -1)
+        return (image.swapaxes(0, 1), at.swapaxes(0, 1)) if by_image else (image, at)
 
-    begin = (block.image, block.row)
-    if all(isinstance(at, int) for at in begin):
-        return apart(lines, images, starts)
-    return apart(lines, images, starts, *(jnp.asarray(at, np.int32) for at in begin))
+    found = _windows.gathered(place, run, images, starts, block.image, block.row)
+    return found.reshape(*found.shape[: 1 + by_image], -1)

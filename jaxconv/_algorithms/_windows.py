@@ -4,8 +4,10 @@ XLA:CPU computes such a gather in one loop over its result, in parallel, and cop
 vectors; of slices that are put together it asks for each number which of them it is from.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -95,23 +97,46 @@ def of_results(geometry: Geometry, rows: int, channels: int) -> Windows:
 
 
 def starts(windows: Windows) -> Array:
-    """Where the runs of `written_out` begin, from where the first does.
-
-    In memory of their own: computed in the loop of the gather they take as long as it does.
-    """
+    """Where the runs of `written_out` begin, from where the first does."""
     outer, _ = windows.runs
-    counts = [count for count, _ in outer]
-    if math.prod(counts) <= MOST_CONSTANTS:
-        places = (step * at for (_, step), at in zip(outer, np.indices(counts), strict=True))
-        return jnp.asarray(sum(places), np.int32)
+    places = [np.arange(count) * step for count, step in outer]
+    return sums(places, [count for count, _ in outer])
 
-    def computed() -> Array:
-        at = jnp.zeros(counts, np.int32)
-        for axis, (_, step) in enumerate(outer):
-            at += lax.broadcasted_iota(np.int32, at.shape, axis) * np.int32(step)
-        return at
 
-    return apart(computed)
+def sums(parts: Sequence[np.ndarray], shape: Sequence[int]) -> Array:
+    """All sums of one number of each part, where runs begin, in memory of their own: computed in
+    the loop of the gather they take as long as it does."""
+    parts = [part.astype(np.int32) for part in parts]
+    if math.prod(shape) <= MOST_CONSTANTS:
+        return jnp.asarray(functools.reduce(np.add.outer, parts).reshape(shape))
+
+    def summed(*parts: Array) -> Array:
+        sizes = [len(part) for part in parts]
+        along = [lax.broadcast_in_dim(part, sizes, (at,)) for at, part in enumerate(parts)]
+        return functools.reduce(operator.add, along)
+
+    return apart(summed, *map(jnp.asarray, parts)).reshape(shape)
+
+
+def gathered(
+    place: Callable[..., tuple[Array, Array]],
+    run: int,
+    images: Array,
+    starts: Array,
+    *begin: Array | int,
+) -> Array:
+    """Runs of images `(n, numbers)`, a computation of its own: `(*places, run)`. `place` says of
+    starts, and where a block begins, which image each run is of, and where in it."""
+
+    def runs(images: Array, starts: Array, *moving: Array) -> Array:
+        image, at = place(starts, *(jnp.asarray(part, np.int32) for part in moving or begin))
+        # As they are: what is cut out of all images first is cut out for each number anew.
+        dims = lax.GatherDimensionNumbers((at.ndim,), (0,), (0, 1))
+        mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+        return lax.gather(images, jnp.stack([image, at], -1), dims, (1, run), mode=mode)
+
+    known = all(isinstance(part, int) for part in begin)
+    return apart(runs, images, starts, *([] if known else (jnp.int32(part) for part in begin)))
 
 
 def written_out(
@@ -121,23 +146,16 @@ def written_out(
     computation of its own: `(n, *counts, c)`, neighbours merged, groups in front if there are any.
     `starts` may be of more rows."""
     outer, run = windows.runs
-    begin, grouped = (block.image, block.row, group), windows.groups > 1
+    grouped = windows.groups > 1
 
-    def gathered(images: Array, starts: Array, *moving: Array) -> Array:
-        image, row, group = moving or begin
+    def place(starts: Array, image: Array, row: Array, group: Array) -> tuple[Array, Array]:
         first = row * windows.axes[0].step + group * windows.channels
-        places = starts[: outer[0].places] + jnp.asarray(first, np.int32)
+        places = starts[: outer[0].places] + first
         shape = (windows.groups,) * grouped + (block.images, *places.shape)
         at = jnp.broadcast_to(places, shape)
         if grouped:
             at += lax.broadcasted_iota(np.int32, shape, 0) * np.int32(windows.channels)
-        image = lax.broadcasted_iota(np.int32, shape, int(grouped)) + jnp.asarray(image, np.int32)
-        # Both as they are: what is cut out of all images first is cut out for each number anew.
-        dims = lax.GatherDimensionNumbers((len(shape),), (0,), (0, 1))
-        mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
-        flat = images.reshape(len(images), -1)
-        return lax.gather(flat, jnp.stack([image, at], -1), dims, (1, run), mode=mode)
+        return lax.broadcasted_iota(np.int32, shape, int(grouped)) + image, at
 
-    if all(isinstance(at, int) for at in begin):
-        return apart(gathered, images, starts)
-    return apart(gathered, images, starts, *(jnp.asarray(at, np.int32) for at in begin))
+    flat = images.reshape(len(images), -1)
+    return gathered(place, run, flat, starts, block.image, block.row, group)
