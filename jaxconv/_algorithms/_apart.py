@@ -130,11 +130,15 @@ def summed(function: Callable[..., Any], blocks: Sequence[Block], *operands: Any
 
 
 def collected(
-    function: Callable[..., Array], blocks: Sequence[Block], axis: int, *operands: Any
+    function: Callable[..., Array],
+    blocks: Sequence[Block],
+    axis: int,
+    *operands: Any,
+    most_unrolled: int = MOST_UNROLLED,
 ) -> Array:
     """`function(block, *operands)` of all blocks, one after the other, put together: their rows are
     along an axis, as many results to each."""
-    if len(blocks) <= MOST_UNROLLED:
+    if len(blocks) <= most_unrolled:
         return unrolled(function, blocks, axis, *operands)
     like = jax.eval_shape(lambda: function(blocks[0], *operands))
     shape, each = list(like.shape), like.shape[axis] // blocks[0].rows

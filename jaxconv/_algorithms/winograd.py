@@ -1,32 +1,30 @@
-"""`winograd`: 3x3 windows of stride 1 by Winograd's F(2x2, 3x3), 16 products for 4 outputs, not 36.
+"""`winograd`: 3x3 windows of stride 1 by tiles of 2x4 outputs, 24 products in place of 72.
 
-On a tile of two outputs of one axis, which read four inputs, the trilinear form of a window of
-three taps has rank four instead of six:
-
-    <conv(d, g), e> = sum_i (B d)_i (G g)_i (A e)_i
-
-so that all three projections come from the same three small matrices, here applied along both axes:
+The trilinear form of a tile has, along each axis, the three matrices of `_toom`, so that all three
+projections come from the same of them:
 
     output        y = A' [(G w G') * (B x B')] A
     kernel_grad   w = G' [(B x B') * (A y A')] G
 
 and the input gradient is the output for the rotated kernel. Over all tiles and channels each of the
-16 products is a matrix product. Source: Lavin and Gray, Fast algorithms for convolutional neural
-networks, 2015. The entries of B and A are 0 and +-1, of G 1/2 and 1: the error stays within about
-twice that of the direct form.
+products is a matrix product. A tile of dilated windows has its outputs a dilation apart, and those
+between belong to others. Source: Lavin and Gray, Fast algorithms for convolutional neural networks,
+2015. Tiles of 2x2 multiply by 0, 1 and 1/2 alone and are as exact as the direct form; those of 2x4
+lose half a digit at most, of 4x4 they would lose a whole one.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from .._form import Problem
+from . import _toom
 from ._algorithm import Algorithm
-from ._apart import MOST_UNROLLED, Block, apart, cut_up, summed, taken, unrolled
+from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import (
     Frame,
     as_output,
@@ -36,25 +34,22 @@ from ._frame import (
     framed,
     result_dtype,
     sum_dtype,
-    total,
 )
 from ._library import across, is_for
+from ._several import together
+from ._toom import gathered, on_both, spread
 
-#: (B d)_i of four inputs, (G g)_i of three taps, (A e)_i of two outputs.
-B = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
-G = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
-A = ((1, 0), (1, 1), (1, -1), (0, -1))
-POINTS = tuple(itertools.product(range(4), range(4)))
-#: Bytes that are held at once before tiles are taken in parts, see `slices.MOST_BYTES`: those of a
-#: kernel gradient, which are best in the shared cache, half of an output's.
-MOST_BYTES = 2**23
+#: Outputs of a tile along both axes, the first of those that need the fewest products.
+TILES = ((2, 4), (4, 2), (2, 2))
+#: Bytes of both factors of all products that are held at once: what stays in the shared cache.
+MOST_BYTES = 10 * 2**20
 
 
 def refuses(problem: Problem) -> str | None:
-    """3x3 windows, stride and dilation 1, one group, real floating point."""
+    """3x3 windows, stride 1, one group, real floating point."""
     geometry = problem.form.geometry
-    if geometry.window != (3, 3) or geometry.stride != (1, 1) or geometry.dilation != (1, 1):
-        return "it is for 3x3 windows without stride and dilation"
+    if geometry.window != (3, 3) or geometry.stride != (1, 1):
+        return "it is for 3x3 windows without stride"
     if geometry.groups > 1:
         return "it has no groups"
     if not jnp.issubdtype(sum_dtype(problem), jnp.floating):
@@ -82,136 +77,213 @@ ALGORITHM = Algorithm(
 )
 
 
+class Tiles(NamedTuple):
+    """How the outputs of an image are cut up.
+
+    Attributes:
+        size: outputs of a tile along each axis.
+        counts: rows and columns of tiles, each as many tiles as the dilation side by side.
+        steps: the dilation: how far outputs of a tile are apart.
+    """
+
+    size: tuple[int, int]
+    counts: tuple[int, int]
+    steps: tuple[int, int]
+
+    @property
+    def points(self) -> int:
+        """Products of a tile."""
+        return math.prod(m + _toom.TAPS - 1 for m in self.size)
+
+    @property
+    def number(self) -> int:
+        """Tiles of an image."""
+        return math.prod(self.counts) * math.prod(self.steps)
+
+    @property
+    def rows(self) -> int:
+        """Rows of outputs to a row of tiles."""
+        return self.size[0] * self.steps[0]
+
+    @property
+    def halo(self) -> int:
+        """Rows of the image that a row of tiles reads beyond its own."""
+        return (_toom.TAPS - 1) * self.steps[0]
+
+    def matrices(self, name: str) -> tuple[_toom.Matrix, _toom.Matrix]:
+        first, second = (getattr(_toom.matrices(m), name) for m in self.size)
+        return first, second
+
+
+def tiles(problem: Problem) -> Tiles:
+    """The tiles that take the fewest products for what a problem's images are."""
+    geometry = problem.form.geometry
+    sizes = geometry.spatial if problem.projection == "input_grad" else geometry.output
+    d1, d2 = geometry.dilation
+
+    def of(size: tuple[int, int]) -> Tiles:
+        rows, columns = (-(-n // (m * d)) for n, m, d in zip(sizes, size, (d1, d2), strict=True))
+        return Tiles(size, (rows, columns), (d1, d2))
+
+    return min(map(of, TILES), key=lambda tiles: tiles.number * tiles.points)
+
+
 def parts(problem: Problem) -> list[Block]:
     """Images and rows of tiles taken together, so that none holds too much."""
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    geometry, most = problem.form.geometry, MOST_BYTES // sum_dtype(problem).itemsize
-    results = geometry.spatial if problem.projection == "input_grad" else geometry.output
-    height, width = (-(-m // 2) for m in results)
-    given = sum(math.prod(shape) for shape in problem.shapes)
-    if problem.projection == "kernel_grad":
-        most, count, held = min(most, given), None, inputs + outputs
-    else:
-        most, count, held = 2 * min(most, given), MOST_UNROLLED, max(inputs, outputs)
-    return cut_up(problem.shapes[0][0], height, most // (16 * width * held), count)
+    cut, form = tiles(problem), problem.form
+    result = form.result_shape(problem.projection, *problem.shapes)
+    given = sum(map(math.prod, (*problem.shapes, result)))
+    most = min(MOST_BYTES // sum_dtype(problem).itemsize, given)
+    row = cut.points * (inputs + outputs) * cut.number // cut.counts[0]
+    return cut_up(problem.shapes[0][0], cut.counts[0], most // row)
 
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
-    dtype = sum_dtype(problem)
-    g = jnp.asarray(G, dtype)
-    u = jnp.einsum("ia,jb,abcd->ijcd", g, g, w.astype(dtype), precision=lax.Precision.HIGHEST)
-    part = functools.partial(_output_of, problem)
-    y = unrolled(part, parts(problem), 1, x.astype(dtype), u)
-    sizes = [Frame(1 + axis, 0, m) for axis, m in enumerate(problem.form.geometry.output)]
-    return framed(y, sizes).astype(result_dtype(problem))
+    dtype, cut = sum_dtype(problem), tiles(problem)
+    u = apart(functools.partial(_taps, cut), w.astype(dtype))
+    each, x = parts(problem), x.astype(dtype)
+    if each[0].rows < cut.counts[0]:
+        x = _surrounded(problem, x)
+    y = collected(functools.partial(_output_of, problem), each, 1, x, u, most_unrolled=1)
+    return framed(y, [Frame(1, 0, problem.form.geometry.output[0])]).astype(result_dtype(problem))
 
 
-def _output_of(problem: Problem, part: Block, x: Array, u: Array) -> Array:
-    """The outputs of some tiles, from the transformed kernel `(4, 4, c_i, c_o)`."""
-    tiles = (part.rows, _columns(problem))
-    points = _points(tiles, _read(problem, x[part.image :][: part.images], part))
-    products = _products(problem, points, [u[at] for at in POINTS])
-    quarters = [
-        [_weighted([A[i][p] * A[j][q] for i, j in POINTS], products) for q in range(2)]
-        for p in range(2)
-    ]
-    shape = (part.images, *tiles, u.shape[-1])
-    rows = [jnp.stack([quarter.reshape(shape) for quarter in row], 3) for row in quarters]
-    return jnp.stack(rows, 2).reshape(shape[0], 2 * tiles[0], 2 * tiles[1], shape[-1])
+def _output_of(problem: Problem, part: Block, x: Array, u: Sequence[Array]) -> Array:
+    """Some rows of outputs, from the points of the kernel."""
+    cut = tiles(problem)
+    points = apart(functools.partial(_points, cut, part), _read(problem, part, x))
+    products = apart(functools.partial(_products, problem), points, u)
+    return _put_together(problem, cut, part, apart(functools.partial(_results, cut), products))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
-    dtype = sum_dtype(problem)
-    whole = Block(0, x.shape[0], 0, -(-problem.form.geometry.output[0] // 2))
-    x, y = _read(problem, x.astype(dtype), whole), _even(problem, y.astype(dtype))
-    sums = summed(functools.partial(_kernel_grad_of, problem), parts(problem), x, y)
-    g = jnp.asarray(G, dtype)
-    shape = (4, 4, y.shape[-1], x.shape[-1])
-    sums = jnp.stack(sums).reshape(shape)
-    w = jnp.einsum("ia,jb,ijdc->abcd", g, g, sums, precision=lax.Precision.HIGHEST)
+    dtype, cut = sum_dtype(problem), tiles(problem)
+    each, x = parts(problem), x.astype(dtype)
+    if each[0].rows < cut.counts[0]:
+        x = _surrounded(problem, x)
+    frames = [Frame(1 + axis, 0, m * count * d) for axis, (m, count, d) in enumerate(zip(*cut))]
+    y = framed(y.astype(dtype), frames)
+    sums = summed(functools.partial(_kernel_grad_of, problem), each, x, y)
+    w = jnp.stack(apart(functools.partial(_window, cut), sums))
+    w = jnp.swapaxes(w.reshape(_toom.TAPS, _toom.TAPS, *w.shape[1:]), -1, -2)
     return w.astype(result_dtype(problem))
 
 
 def _kernel_grad_of(problem: Problem, part: Block, x: Array, y: Array) -> list[Array]:
-    """`(A y A')_ij' (B x B')_ij`, summed over some tiles, for each point ij."""
-    tiles = (part.rows, _columns(problem))
-    points = apart(
-        functools.partial(_points, tiles), taken(x, part, 1, 2 * part.row, 2 * part.rows + 2)
+    """Errors times images, summed over some tiles, for each point."""
+    cut = tiles(problem)
+    points = apart(functools.partial(_points, cut, part), _read(problem, part, x))
+    y = taken(y, part, 1, part.row * cut.rows, part.rows * cut.rows)
+    errors = apart(functools.partial(_errors, cut, part, not is_for(problem)), y)
+    multiply = across if is_for(problem) else _multiplied
+    return apart(
+        lambda lefts, rights: [multiply(problem, *pair) for pair in zip(lefts, rights, strict=True)],
+        errors,
+        points,
     )
-    errors = taken(y, part, 1, 2 * part.row, 2 * part.rows)
-    if is_for(problem):
-        errors = apart(lambda y: _errors(_corners(y)), errors)
-        return apart(functools.partial(_sums, problem), errors, points)
-    errors = apart(_errors, apart(_quarters, errors))
-    return apart(functools.partial(_products, problem), errors, points)
 
 
-def _sums(problem: Problem, lefts: Sequence[Array], rights: Sequence[Array]) -> list[Array]:
-    """The same products, of errors that are not turned beforehand."""
-    return [across(problem, left, right) for left, right in zip(lefts, rights, strict=True)]
+def _multiplied(problem: Problem, left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=problem.form.precision)
 
 
 def _products(problem: Problem, lefts: Sequence[Array], rights: Sequence[Array]) -> list[Array]:
-    pairs = zip(lefts, rights, strict=True)
-    return [jnp.matmul(left, right, precision=problem.form.precision) for left, right in pairs]
+    return [_multiplied(problem, *pair) for pair in zip(lefts, rights, strict=True)]
 
 
-def _columns(problem: Problem) -> int:
-    """Tiles of two outputs along the minor axis."""
-    return -(-problem.form.geometry.output[1] // 2)
+def _surrounded(problem: Problem, x: Array) -> Array:
+    """All that the tiles read of x."""
+    geometry, cut = problem.form.geometry, tiles(problem)
+    return apart(lambda x: framed(x, _frames(geometry.padding, cut, cut.counts[0])), x)
 
 
-def _read(problem: Problem, x: Array, part: Block) -> Array:
-    """What some rows of tiles read of x."""
-    (above, _), (left, _) = problem.form.geometry.padding
-    rows = Frame(1, 2 * part.row - above, 2 * part.rows + 2)
-    columns = Frame(2, -left, 2 * _columns(problem) + 2)
-    return apart(lambda x: framed(x, [rows, columns]), x)
+def _frames(padding: Sequence[tuple[int, int]], cut: Tiles, rows: int) -> list[Frame]:
+    (above, _), (left, _) = padding
+    (m1, m2), (_, columns), (d1, d2) = cut
+    reach = _toom.TAPS - 1
+    return [Frame(1, -above, (rows * m1 + reach) * d1), Frame(2, -left, (columns * m2 + reach) * d2)]
 
 
-def _even(problem: Problem, y: Array) -> Array:
-    """y with zeros up to whole tiles."""
-    sizes = enumerate(problem.form.geometry.output)
-    return framed(y, [Frame(1 + axis, 0, m + m % 2) for axis, m in sizes])
+def _read(problem: Problem, part: Block, x: Array) -> Array:
+    """What some rows of tiles read of x, which is surrounded already if they are not all."""
+    cut = tiles(problem)
+    if part.rows == cut.counts[0]:
+        image = taken(x, part, 1, 0, x.shape[1])
+        frames = _frames(problem.form.geometry.padding, cut, part.rows)
+        return apart(lambda image: framed(image, frames), image)
+    return taken(x, part, 1, part.row * cut.rows, part.rows * cut.rows + cut.halo)
 
 
-def _points(tiles: tuple[int, int], x: Array) -> list[Array]:
-    """(B d B')_ij of every tile d of x: `(tiles, c)` for each point."""
-    return [_tile_points(x, i, j, tiles).reshape(-1, x.shape[-1]) for i, j in POINTS]
+def _shape(cut: Tiles, part: Block, channels: int) -> tuple[int, ...]:
+    """Tiles, each with one number of each channel."""
+    (_, columns), (d1, d2) = cut.counts, cut.steps
+    return (part.images, part.rows, d1, columns, d2, channels)
 
 
-def _tile_points(x: Array, i: int, j: int, tiles: tuple[int, int]) -> Array:
-    used = [(a, b) for a, b in POINTS if B[i][a] and B[j][b]]
-    read = [cut(x, [(1, a, tiles[0], 2), (2, b, tiles[1], 2)]) for a, b in used]
-    return _weighted([B[i][a] * B[j][b] for a, b in used], read)
+def _points(tiles: Tiles, part: Block, x: Array) -> list[Array]:
+    """(B d B')_ij of every tile d of x: `(tiles, c)` for each point.
 
-
-def _quarters(y: Array) -> Array:
-    """y's tiles, positions last: `(2, 2, c, tiles)`."""
-    n, height, width, c = y.shape
-    y = y.reshape(n, height // 2, 2, width // 2, 2, c)
-    return y.transpose(2, 4, 5, 0, 1, 3).reshape(2, 2, c, -1)
-
-
-def _corners(y: Array) -> Array:
-    """y's tiles, channels last: `(2, 2, tiles, c)`."""
-    corners = [[y[:, p::2, q::2] for q in range(2)] for p in range(2)]
-    return jnp.stack([jnp.stack(row) for row in corners]).reshape(2, 2, -1, y.shape[-1])
-
-
-def _errors(quarters: Array) -> list[Array]:
-    """(A e A')_ij of every tile e: `(c, tiles)` for each point."""
-    places = tuple(itertools.product(range(2), range(2)))
-    return [
-        _weighted([A[i][p] * A[j][q] for p, q in places], [quarters[at] for at in places])
-        for i, j in POINTS
+    One loop to a row of points: what is written at once, to places of the same remainder by the
+    size of a page as like as not, must not outgrow the ways of a cache.
+    """
+    (m1, m2), (_, columns), (d1, d2) = tiles
+    n, height, width, c = x.shape
+    x = x.reshape(n, height // d1, d1, width // d2, d2, c)
+    grid = [
+        [cut(x, [(1, a, part.rows, m1), (3, b, columns, m2)]) for b in range(m2 + _toom.TAPS - 1)]
+        for a in range(m1 + _toom.TAPS - 1)
     ]
+    return _by_rows(on_both(spread, tiles.matrices("inputs"), grid))
 
 
-def _weighted(weights: Sequence[float], arrays: Sequence[Array]) -> Array:
-    """The sum of arrays with weights 0, 1 and -1."""
-    plus = [array for weight, array in zip(weights, arrays, strict=True) if weight > 0]
-    minus = [array for weight, array in zip(weights, arrays, strict=True) if weight < 0]
-    if not plus:
-        return -total(minus)
-    return total(plus) - total(minus) if minus else total(plus)
+def _taps(tiles: Tiles, w: Array) -> list[Array]:
+    """(G w G')_ij: `(c_i, c_o)` for each point."""
+    return _by_rows(on_both(spread, tiles.matrices("taps"), [list(row) for row in w]))
+
+
+def _errors(tiles: Tiles, part: Block, turned: bool, y: Array) -> list[Array]:
+    """(A e A')_ij of every tile e of y: `(tiles, c)` for each point, or turned `(c, tiles)`."""
+    (m1, m2), (_, columns), (d1, d2) = tiles
+    y = y.reshape(part.images, part.rows, m1, d1, columns, m2, d2, y.shape[-1])
+    if turned:
+        y = apart(lambda y: y.transpose(2, 5, 7, 0, 1, 3, 4, 6).reshape(m1, m2, y.shape[-1], -1), y)
+        grid = [list(row) for row in y]
+    else:
+        grid = [[y[:, :, p, :, :, q] for q in range(m2)] for p in range(m1)]
+    return _by_rows(on_both(spread, tiles.matrices("outputs"), grid))
+
+
+def _by_rows(grid: _toom.Grid) -> list[Array]:
+    """All of a grid as matrices, each row of it by one loop."""
+    arrays = [array for row in grid for array in together(row)]
+    return [array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array for array in arrays]
+
+
+def _results(tiles: Tiles, products: Sequence[Array]) -> list[Array]:
+    """A' p A of the products p of every tile: `(tiles, c)` for each of its outputs."""
+    grid = on_both(gathered, tiles.matrices("outputs"), _grid(tiles, products))
+    return together([array for row in grid for array in row])
+
+
+def _window(tiles: Tiles, sums: Sequence[Array]) -> list[Array]:
+    """G' s G of sums s over all tiles: `(c_o, c_i)` for each tap."""
+    grid = on_both(gathered, tiles.matrices("taps"), _grid(tiles, sums))
+    return together([array for row in grid for array in row])
+
+
+def _grid(tiles: Tiles, arrays: Sequence[Array]) -> _toom.Grid:
+    width = tiles.size[1] + _toom.TAPS - 1
+    return [list(arrays[at : at + width]) for at in range(0, len(arrays), width)]
+
+
+def _put_together(
+    problem: Problem, tiles: Tiles, part: Block, results: Sequence[Array]
+) -> Array:
+    """Outputs in their places; what the last column of tiles has too many is cut off."""
+    (m1, m2), (_, columns), (d1, d2) = tiles
+    c = results[0].shape[-1]
+    results = [result.reshape(_shape(tiles, part, c)) for result in results]
+    rows = [jnp.stack(results[p * m2 : (p + 1) * m2], 4) for p in range(m1)]
+    y = jnp.stack(rows, 2).reshape(part.images, part.rows * m1 * d1, columns * m2 * d2, c)
+    return framed(y, [Frame(2, 0, problem.form.geometry.output[1])])
