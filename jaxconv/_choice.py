@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ._algorithms import REGISTER, Algorithm
 from ._by_onednn import is_called, is_cut_in_lines, is_rest, is_tiled
+from ._by_winograd import is_winograds
 from ._form import Problem
 from ._of_groups import is_between, is_grouped_and_strided, is_slim
 from ._rules import (
@@ -29,7 +30,7 @@ from ._rules import (
     on_cpu_convolution,
     on_one_cpu,
 )
-from ._written_out import is_eigens, is_row_wise, is_winograds, is_written_out
+from ._written_out import is_eigens, is_row_wise, is_written_out
 
 
 class Row(NamedTuple):
@@ -53,6 +54,7 @@ TABLE: tuple[Row, ...] = (
     Row("patches", is_cut_in_lines, "windows of their own: lines as they lie, no image turned"),
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", is_large_window, "a large window of few channels: products of spectra"),
+    Row("winograd", is_winograds, "3x3: 24 products for 72"),
     Row("onednn", is_called, "XLA's own call of oneDNN, the library of torch's convolutions"),
     Row(
         "grouped",
@@ -63,7 +65,6 @@ TABLE: tuple[Row, ...] = (
     Row("kn2row", is_of_few, "few results: those of all taps by one product, shifted and added"),
     Row("shift", is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", on_cpu_convolution, "groups of many channels: one after the other"),
-    Row("winograd", is_winograds, "3x3: 16 products for 36"),
     Row("eigen", is_eigens, "one row too many: XLA then takes Eigen's convolution, YNNPACK's else"),
     Row("kn2row", is_row_wise, "windows written out by rows, the rows as channels of a product"),
     Row("patches", is_written_out, "windows written out in blocks, one product for all taps"),

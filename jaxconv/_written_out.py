@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from ._algorithms import eigen, kn2row, patches, winograd
+from ._algorithms import eigen, kn2row, patches
 from ._algorithms._frame import sum_dtype
 from ._algorithms._library import is_for
 from ._form import Problem
@@ -19,13 +19,6 @@ EIGENS_OWN = 16
 TURN = 3
 #: Channels that XLA:CPU packs as a whole, and fewer than it packs at all.
 LANES, FEWEST_PACKED = 8, 6
-
-
-@for_cpu
-def is_winograds(problem: Problem) -> bool:
-    """3x3 with channels enough for matrix products, yet not so many that the kernel's transform,
-    16 numbers for 9, weighs as much as the image's."""
-    return _costs_least("winograd", problem)
 
 
 @for_cpu
@@ -139,7 +132,7 @@ def _costs(problem: Problem) -> dict[str, float]:
     """What writing windows out takes, by the algorithms that do: numbers written, and products,
     `PACE` of them in the time of a number. What comes as channels of results is read again, and
     what turns channels to be last, as kernel gradients do but for `patches` of results enough,
-    takes that time as well; `winograd` more of it, as what it transforms is out of the cache."""
+    takes that time as well."""
     geometry, (results, summed, taps) = problem.form.geometry, widths(problem)
     gradient, backwards = (problem.projection == name for name in ("kernel_grad", "input_grad"))
     sizes = geometry.spatial if backwards else geometry.output
@@ -160,19 +153,6 @@ def _costs(problem: Problem) -> dict[str, float]:
     turn = TURN * math.prod(sizes) * (summed + results) if turned else 0
     costs["kn2row"] += turn
     costs["patches"] += turn if results < patches.FEWEST_RESULTS else 0
-    products = problem.shapes[0][0] * math.prod((*sizes, results, summed, taps))
-    tiles = math.prod(-(-m // 2) for m in sizes)
-    many = problem.shapes[0][0] * tiles
-    if gradient:
-        least, widest = 2**26, min(256, many)
-    elif sum_dtype(problem) == np.float32:
-        least, widest = 2**29, many // 2 if min(results, summed) >= 40 else 0
-    else:
-        least, widest = 2**27, min(96, many // 8)
-    worth = products >= least and max(results, summed) <= widest
-    if worth and not winograd.refuses(problem):
-        own = tiles * (40 * (summed + results) + 16 * summed * results / PACE)
-        costs["winograd"] = own + 3 * turn
     return costs
 
 

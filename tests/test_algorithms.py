@@ -14,7 +14,7 @@ from cases import CONV, POOL, TOLERANCE, Case, assert_close, ids
 
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
-from jaxconv._algorithms import _frame, _library, _windows, batches, phases, shift, slices, winograd
+from jaxconv._algorithms import _frame, _library, _tiles, _windows, batches, phases, shift, slices
 from jaxconv._algorithms.fft import fast_size
 from jaxconv._explain import _equations
 from jaxconv._form import PROJECTIONS, Problem
@@ -119,6 +119,10 @@ LARGER = [
     (Case("more-tiles", (10, 3, 7, 6), (4, 3, 3, 3), {"padding": 1}), "winograd"),
     (Case("bands-of-three", (3, 4, 23, 8), (5, 4, 3, 3), {"padding": 1}), "winograd"),
     (Case("bands", (1, 4, 23, 8), (6, 4, 3, 3), {"padding": 1}), "winograd"),
+    (Case("two-bands", (1, 2, 7, 8), (2, 2, 3, 3), {"padding": 1}), "winograd"),
+    (Case("high-tiles", (1, 2, 16, 6), (2, 2, 3, 3), {"padding": 1}), "winograd"),
+    (Case("tiles-apart", (2, 3, 13, 17), (4, 3, 3, 3), {"dilation": (2, 3),
+          "padding": ((3, 2), (-1, 4))}), "winograd"),
     (Case("blocks", (3, 17, 9, 7), (4, 17, 3, 3), {"padding": 1, "stride": (2, 1)}), "patches"),
     (Case("few-blocks", (2, 3, 12, 11), (9, 3, 5, 4), {"padding": 2, "stride": 2}), "patches"),
     (Case("long-runs", (2, 33, 7, 6), (3, 33, 3, 2), {"padding": ((1, 0), (-1, 2))}), "patches"),
@@ -163,7 +167,7 @@ LARGER = [
 @pytest.mark.parametrize(("case", "name"), LARGER, ids=[case.id for case, _ in LARGER])
 def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(phases, "FEW_CHANNELS", 0)
-    monkeypatch.setattr(winograd, "MOST_BYTES", 4096)
+    monkeypatch.setattr(_tiles, "MOST_BYTES", 4096)
     monkeypatch.setattr(_frame, "MOST_BLOCK", 4096)
     monkeypatch.setattr(batches, "MOST_PART", 4096)
     monkeypatch.setattr(_windows, "MOST_CONSTANTS", 4 if last or "line" in case.id else 4096)
@@ -323,7 +327,9 @@ def test_every_row_of_the_table_is_taken(monkeypatch):
 @pytest.mark.parametrize(
     ("last", "image", "kernel", "options", "name"),
     [
-        (True, (8, 56, 56, 64), (3, 3, 64, 64), {"padding": 1}, "onednn"),
+        (True, (8, 56, 56, 64), (3, 3, 64, 64), {"padding": 1}, "winograd"),
+        (True, (8, 56, 56, 64), (5, 5, 64, 64), {"padding": 2}, "onednn"),
+        (True, (8, 14, 14, 48), (3, 3, 48, 48), {"padding": 1}, "onednn"),
         (True, (8, 56, 56, 64), (3, 3, 64, 2), {"padding": 1}, "kn2row"),
         (True, (8, 56, 56, 96), (3, 3, 1, 96), {"padding": 1, "groups": 96}, "onednn"),
         (True, (8, 56, 56, 96), (2, 2, 1, 96), {"groups": 96}, "shift"),

@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 #: Points for tiles of so many outputs and three taps, besides infinity; in pairs of both signs, for
-#: which half of the work is shared. Those of four outputs are those of the least error of all tried.
+#: which half of the work is shared. Those of four outputs have the least error of all tried.
 POINTS = {
     2: (Fraction(0), Fraction(1), Fraction(-1)),
     4: (Fraction(0), Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),

@@ -9,40 +9,35 @@ projections come from the same of them:
 and the input gradient is the output for the rotated kernel. Over all tiles and channels each of the
 products is a matrix product. A tile of dilated windows has its outputs a dilation apart, and those
 between belong to others. Source: Lavin and Gray, Fast algorithms for convolutional neural networks,
-2015. Tiles of 2x2 multiply by 0, 1 and 1/2 alone and are as exact as the direct form; those of 2x4
-lose half a digit at most, of 4x4 they would lose a whole one.
+2015.
 """
 
 import functools
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
 
 from .._form import Problem
-from . import _toom
+from . import _tiles
 from ._algorithm import Algorithm
-from ._apart import Block, apart, collected, cut_up, summed, taken
+from ._apart import Block, apart, collected, summed, taken
 from ._frame import (
     Frame,
     as_output,
-    blocks,
     channels_last,
     cut,
     framed,
     result_dtype,
     sum_dtype,
 )
-from ._library import across, is_for
+from ._library import across, is_for, multiplied
 from ._several import together
-from ._toom import gathered, on_both, spread
+from ._tiles import Tiles
+from ._toom import TAPS, Grid, gathered, on_both, spread
 
-#: Outputs of a tile along both axes, the first of those that need the fewest products.
-TILES = ((2, 4), (4, 2), (2, 2))
-#: Bytes of both factors of all products that are held at once: what stays in the shared cache.
-MOST_BYTES = 10 * 2**20
+#: So many parts are put together as they are, more in a loop.
+MOST_UNROLLED = 2
 
 
 def refuses(problem: Problem) -> str | None:
@@ -77,142 +72,85 @@ ALGORITHM = Algorithm(
 )
 
 
-class Tiles(NamedTuple):
-    """How the outputs of an image are cut up.
-
-    Attributes:
-        size: outputs of a tile along each axis.
-        counts: rows and columns of tiles, each as many tiles as the dilation side by side.
-        steps: the dilation: how far outputs of a tile are apart.
-    """
-
-    size: tuple[int, int]
-    counts: tuple[int, int]
-    steps: tuple[int, int]
-
-    @property
-    def points(self) -> int:
-        """Products of a tile."""
-        return math.prod(m + _toom.TAPS - 1 for m in self.size)
-
-    @property
-    def number(self) -> int:
-        """Tiles of an image."""
-        return math.prod(self.counts) * math.prod(self.steps)
-
-    @property
-    def rows(self) -> int:
-        """Rows of outputs to a row of tiles."""
-        return self.size[0] * self.steps[0]
-
-    @property
-    def halo(self) -> int:
-        """Rows of the image that a row of tiles reads beyond its own."""
-        return (_toom.TAPS - 1) * self.steps[0]
-
-    def matrices(self, name: str) -> tuple[_toom.Matrix, _toom.Matrix]:
-        first, second = (getattr(_toom.matrices(m), name) for m in self.size)
-        return first, second
-
-
-def tiles(problem: Problem) -> Tiles:
-    """The tiles that take the fewest products for what a problem's images are."""
-    geometry = problem.form.geometry
-    sizes = geometry.spatial if problem.projection == "input_grad" else geometry.output
-    d1, d2 = geometry.dilation
-
-    def of(size: tuple[int, int]) -> Tiles:
-        rows, columns = (-(-n // (m * d)) for n, m, d in zip(sizes, size, (d1, d2), strict=True))
-        return Tiles(size, (rows, columns), (d1, d2))
-
-    return min(map(of, TILES), key=lambda tiles: tiles.number * tiles.points)
-
-
-def parts(problem: Problem) -> list[Block]:
-    """Images and rows of tiles taken together, so that none holds too much."""
-    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    cut, form = tiles(problem), problem.form
-    result = form.result_shape(problem.projection, *problem.shapes)
-    given = sum(map(math.prod, (*problem.shapes, result)))
-    most = min(MOST_BYTES // sum_dtype(problem).itemsize, given)
-    row = cut.points * (inputs + outputs) * cut.number // cut.counts[0]
-    return cut_up(problem.shapes[0][0], cut.counts[0], most // row)
-
-
 def _output(problem: Problem, x: Array, w: Array) -> Array:
-    dtype, cut = sum_dtype(problem), tiles(problem)
+    dtype, cut = sum_dtype(problem), _tiles.tiles(problem)
     u = apart(functools.partial(_taps, cut), w.astype(dtype))
-    each, x = parts(problem), x.astype(dtype)
-    if each[0].rows < cut.counts[0]:
+    each, x = _tiles.parts(problem), x.astype(dtype)
+    if len(each) > MOST_UNROLLED and each[0].rows < cut.counts[0]:
         x = _surrounded(problem, x)
-    y = collected(functools.partial(_output_of, problem), each, 1, x, u, most_unrolled=1)
+    part = functools.partial(_output_of, problem)
+    y = collected(part, each, 1, x, u, most_unrolled=MOST_UNROLLED)
     return framed(y, [Frame(1, 0, problem.form.geometry.output[0])]).astype(result_dtype(problem))
 
 
 def _output_of(problem: Problem, part: Block, x: Array, u: Sequence[Array]) -> Array:
     """Some rows of outputs, from the points of the kernel."""
-    cut = tiles(problem)
+    cut = _tiles.tiles(problem)
     points = apart(functools.partial(_points, cut, part), _read(problem, part, x))
-    products = apart(functools.partial(_products, problem), points, u)
+    products = apart(functools.partial(_products, multiplied, problem), points, u)
     return _put_together(problem, cut, part, apart(functools.partial(_results, cut), products))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
-    dtype, cut = sum_dtype(problem), tiles(problem)
-    each, x = parts(problem), x.astype(dtype)
-    if each[0].rows < cut.counts[0]:
+    dtype, cut = sum_dtype(problem), _tiles.tiles(problem)
+    each, x = _tiles.parts(problem), x.astype(dtype)
+    if len(each) > 1 and each[0].rows < cut.counts[0]:
         x = _surrounded(problem, x)
-    frames = [Frame(1 + axis, 0, m * count * d) for axis, (m, count, d) in enumerate(zip(*cut))]
+    sides = enumerate(zip(*cut, strict=True))
+    frames = [Frame(1 + axis, 0, m * count * d) for axis, (m, count, d) in sides]
     y = framed(y.astype(dtype), frames)
     sums = summed(functools.partial(_kernel_grad_of, problem), each, x, y)
     w = jnp.stack(apart(functools.partial(_window, cut), sums))
-    w = jnp.swapaxes(w.reshape(_toom.TAPS, _toom.TAPS, *w.shape[1:]), -1, -2)
+    w = jnp.swapaxes(w.reshape(TAPS, TAPS, *w.shape[1:]), -1, -2)
     return w.astype(result_dtype(problem))
 
 
 def _kernel_grad_of(problem: Problem, part: Block, x: Array, y: Array) -> list[Array]:
     """Errors times images, summed over some tiles, for each point."""
-    cut = tiles(problem)
+    cut = _tiles.tiles(problem)
     points = apart(functools.partial(_points, cut, part), _read(problem, part, x))
     y = taken(y, part, 1, part.row * cut.rows, part.rows * cut.rows)
     errors = apart(functools.partial(_errors, cut, part, not is_for(problem)), y)
-    multiply = across if is_for(problem) else _multiplied
-    return apart(
-        lambda lefts, rights: [multiply(problem, *pair) for pair in zip(lefts, rights, strict=True)],
-        errors,
-        points,
-    )
+    multiply = across if is_for(problem) else multiplied
+    return apart(functools.partial(_products, multiply, problem), errors, points)
 
 
-def _multiplied(problem: Problem, left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=problem.form.precision)
-
-
-def _products(problem: Problem, lefts: Sequence[Array], rights: Sequence[Array]) -> list[Array]:
-    return [_multiplied(problem, *pair) for pair in zip(lefts, rights, strict=True)]
+def _products(
+    multiply: Callable[[Problem, Array, Array], Array],
+    problem: Problem,
+    lefts: Sequence[Array],
+    rights: Sequence[Array],
+) -> list[Array]:
+    return [multiply(problem, *pair) for pair in zip(lefts, rights, strict=True)]
 
 
 def _surrounded(problem: Problem, x: Array) -> Array:
     """All that the tiles read of x."""
-    geometry, cut = problem.form.geometry, tiles(problem)
-    return apart(lambda x: framed(x, _frames(geometry.padding, cut, cut.counts[0])), x)
+    frames = _frames(problem, 0, _tiles.tiles(problem).counts[0])
+    return apart(lambda x: framed(x, frames), x)
 
 
-def _frames(padding: Sequence[tuple[int, int]], cut: Tiles, rows: int) -> list[Frame]:
-    (above, _), (left, _) = padding
-    (m1, m2), (_, columns), (d1, d2) = cut
-    reach = _toom.TAPS - 1
-    return [Frame(1, -above, (rows * m1 + reach) * d1), Frame(2, -left, (columns * m2 + reach) * d2)]
+def _frames(problem: Problem, row: int, rows: int) -> list[Frame]:
+    """What so many rows of tiles, from one on, read."""
+    ((above, _), (left, _)), cut = problem.form.geometry.padding, _tiles.tiles(problem)
+    columns = cut.counts[1] * cut.size[1] + TAPS - 1
+    return [
+        Frame(1, row * cut.rows - above, rows * cut.rows + cut.halo),
+        Frame(2, -left, columns * cut.steps[1]),
+    ]
 
 
 def _read(problem: Problem, part: Block, x: Array) -> Array:
-    """What some rows of tiles read of x, which is surrounded already if they are not all."""
-    cut = tiles(problem)
-    if part.rows == cut.counts[0]:
-        image = taken(x, part, 1, 0, x.shape[1])
-        frames = _frames(problem.form.geometry.padding, cut, part.rows)
-        return apart(lambda image: framed(image, frames), image)
-    return taken(x, part, 1, part.row * cut.rows, part.rows * cut.rows + cut.halo)
+    """What some rows of tiles read of x, which is surrounded already where a loop takes some."""
+    cut = _tiles.tiles(problem)
+    if isinstance(part.row, int):
+        image, row = x[part.image : part.image + part.images], part.row
+    elif part.rows == cut.counts[0]:
+        image, row = taken(x, part, 1, 0, x.shape[1]), 0
+    else:
+        return taken(x, part, 1, part.row * cut.rows, part.rows * cut.rows + cut.halo)
+    frames = _frames(problem, row, part.rows)
+    return apart(lambda image: framed(image, frames), image)
 
 
 def _shape(cut: Tiles, part: Block, channels: int) -> tuple[int, ...]:
@@ -231,8 +169,8 @@ def _points(tiles: Tiles, part: Block, x: Array) -> list[Array]:
     n, height, width, c = x.shape
     x = x.reshape(n, height // d1, d1, width // d2, d2, c)
     grid = [
-        [cut(x, [(1, a, part.rows, m1), (3, b, columns, m2)]) for b in range(m2 + _toom.TAPS - 1)]
-        for a in range(m1 + _toom.TAPS - 1)
+        [cut(x, [(1, a, part.rows, m1), (3, b, columns, m2)]) for b in range(m2 + TAPS - 1)]
+        for a in range(m1 + TAPS - 1)
     ]
     return _by_rows(on_both(spread, tiles.matrices("inputs"), grid))
 
@@ -254,7 +192,7 @@ def _errors(tiles: Tiles, part: Block, turned: bool, y: Array) -> list[Array]:
     return _by_rows(on_both(spread, tiles.matrices("outputs"), grid))
 
 
-def _by_rows(grid: _toom.Grid) -> list[Array]:
+def _by_rows(grid: Grid) -> list[Array]:
     """All of a grid as matrices, each row of it by one loop."""
     arrays = [array for row in grid for array in together(row)]
     return [array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array for array in arrays]
@@ -272,14 +210,12 @@ def _window(tiles: Tiles, sums: Sequence[Array]) -> list[Array]:
     return together([array for row in grid for array in row])
 
 
-def _grid(tiles: Tiles, arrays: Sequence[Array]) -> _toom.Grid:
-    width = tiles.size[1] + _toom.TAPS - 1
+def _grid(tiles: Tiles, arrays: Sequence[Array]) -> Grid:
+    width = tiles.size[1] + TAPS - 1
     return [list(arrays[at : at + width]) for at in range(0, len(arrays), width)]
 
 
-def _put_together(
-    problem: Problem, tiles: Tiles, part: Block, results: Sequence[Array]
-) -> Array:
+def _put_together(problem: Problem, tiles: Tiles, part: Block, results: Sequence[Array]) -> Array:
     """Outputs in their places; what the last column of tiles has too many is cut off."""
     (m1, m2), (_, columns), (d1, d2) = tiles
     c = results[0].shape[-1]
