@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ._algorithms import _tiles, winograd
-from ._algorithms._frame import blocks
+from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import factor_dtype, is_for
 from ._form import Problem
 from ._rules import area, for_cpu
 
-#: Channels that were tried.
-FEWEST = 8
+#: Channels that were tried; bytes of the kernel's points beyond which no memory is at hand.
+FEWEST, MOST_BYTES = 8, 2**24
 #: How many times as fast it has to be, in percent.
 MARGIN = 115
 
@@ -53,6 +53,8 @@ def is_winograds(problem: Problem) -> bool:
         return False
     tiles, images = _tiles.tiles(problem), problem.shapes[0][0]
     weights, channels = inputs * outputs, inputs + outputs
+    if tiles.points * weights * sum_dtype(problem).itemsize > MOST_BYTES:
+        return False
     last, gradient = problem.form.layout.channels_last, problem.projection == "kernel_grad"
     positions = images * area(problem)
 

@@ -54,7 +54,7 @@ TABLE: tuple[Row, ...] = (
     Row("patches", is_cut_in_lines, "windows of their own: lines as they lie, no image turned"),
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", is_large_window, "a large window of few channels: products of spectra"),
-    Row("winograd", is_winograds, "3x3: 24 products for 72"),
+    Row("winograd", is_winograds, "3x3: tiles of outputs, a third to a half of the products"),
     Row("onednn", is_called, "XLA's own call of oneDNN, the library of torch's convolutions"),
     Row(
         "grouped",

@@ -12,9 +12,11 @@ from . import _toom
 from ._apart import Block, cut_up
 from ._frame import blocks, sum_dtype
 
-#: Outputs of a tile along both axes, and as how many tiles the kernel counts, which is transformed
-#: to as many points as they are.
-TILES, KERNEL = ((2, 4), (4, 2), (2, 2)), 64
+#: Outputs of a tile along both axes.
+TILES = ((2, 4), (4, 2), (2, 2))
+#: As how many tiles the kernel counts, which has as many points as they have; its gradient's are
+#: added up part by part.
+KERNEL, GRADIENT = 64, 160
 #: Tiles that are as exact as the direct form, and channels of a sum up to which others are to be
 #: taken: their errors, twice as large on their own, add up.
 EXACT, MOST_SUMMED = (2, 2), 128
@@ -50,11 +52,6 @@ class Tiles(NamedTuple):
         """Rows of outputs to a row of tiles."""
         return self.size[0] * self.steps[0]
 
-    @property
-    def halo(self) -> int:
-        """Rows of the image that a row of tiles reads beyond its own."""
-        return (_toom.TAPS - 1) * self.steps[0]
-
     def matrices(self, name: str) -> tuple[_toom.Matrix, _toom.Matrix]:
         first, second = (getattr(_toom.matrices(m), name) for m in self.size)
         return first, second
@@ -74,12 +71,13 @@ def tiles(problem: Problem) -> Tiles:
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     summed = {"output": inputs, "input_grad": outputs, "kernel_grad": 1}[problem.projection]
     sizes_of_tiles = TILES if summed <= MOST_SUMMED else (EXACT,)
-    return min(map(of, sizes_of_tiles), key=lambda cut: (images * cut.number + KERNEL) * cut.points)
+    kernel = GRADIENT if problem.projection == "kernel_grad" else KERNEL
+    return min(map(of, sizes_of_tiles), key=lambda cut: (images * cut.number + kernel) * cut.points)
 
 
-def parts(problem: Problem) -> list[Block]:
-    """Images and rows of tiles taken together, so that what is held stays within the cache and,
-    the points of the kernel and what is read at once included, twice of operands and result."""
+def parts(problem: Problem) -> tuple[list[Block], list[Block]]:
+    """Some images at a time, and some rows of their tiles, so that what is held stays within the
+    cache and, the points of the kernel and what is read included, twice of operands and result."""
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     cut, images = tiles(problem), problem.shapes[0][0]
     result = problem.form.result_shape(problem.projection, *problem.shapes)
@@ -87,4 +85,5 @@ def parts(problem: Problem) -> list[Block]:
     held = cut.points * inputs * outputs + math.prod(problem.shapes[0]) // 2
     most = min(MOST_BYTES // sum_dtype(problem).itemsize, max(given - held, given // 4))
     row = cut.points * (inputs + outputs) * cut.number // cut.counts[0]
-    return cut_up(images, cut.counts[0], most // row)
+    rows = cut.counts[0]
+    return cut_up(images, 1, most // (row * rows)), cut_up(1, rows, min(most // row, rows))

@@ -16,7 +16,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from .._form import Problem
 from . import _tiles
@@ -25,9 +25,9 @@ from ._apart import Block, apart, collected, summed, taken
 from ._frame import (
     Frame,
     as_output,
-    channels_last,
     cut,
     framed,
+    moved,
     result_dtype,
     sum_dtype,
 )
@@ -54,7 +54,14 @@ def refuses(problem: Problem) -> str | None:
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
     """y = A' [(G w G') * (B x B')] A."""
-    return channels_last(problem, _output, x, w)
+    dtype, cut, last = sum_dtype(problem), _tiles.tiles(problem), problem.form.layout.channels_last
+    w = moved("w", w.astype(dtype), last, True)
+    u = apart(functools.partial(_taps, cut), w)
+    images, bands = _tiles.parts(problem)
+    unrolled = MOST_UNROLLED // len(bands)
+    some = functools.partial(_output_of, problem, bands)
+    y = collected(some, images, 1, x.astype(dtype), u, most_unrolled=unrolled)
+    return y.astype(result_dtype(problem))
 
 
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:
@@ -64,7 +71,13 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w = G' [(B x B') * (A y A')] G."""
-    return channels_last(problem, _kernel_grad, x, y)
+    dtype, cut, last = sum_dtype(problem), _tiles.tiles(problem), problem.form.layout.channels_last
+    images, bands = _tiles.parts(problem)
+    some = functools.partial(_kernel_grad_of, problem, bands)
+    sums = summed(some, images, x.astype(dtype), y.astype(dtype))
+    w = jnp.stack(apart(functools.partial(_window, cut), sums))
+    w = jnp.swapaxes(w.reshape(TAPS, TAPS, *w.shape[1:]), -1, -2)
+    return moved("w", w, True, last).astype(result_dtype(problem))
 
 
 ALGORITHM = Algorithm(
@@ -72,47 +85,65 @@ ALGORITHM = Algorithm(
 )
 
 
-def _output(problem: Problem, x: Array, w: Array) -> Array:
-    dtype, cut = sum_dtype(problem), _tiles.tiles(problem)
-    u = apart(functools.partial(_taps, cut), w.astype(dtype))
-    each, x = _tiles.parts(problem), x.astype(dtype)
-    if len(each) > MOST_UNROLLED and each[0].rows < cut.counts[0]:
-        x = _surrounded(problem, x)
-    part = functools.partial(_output_of, problem)
-    y = collected(part, each, 1, x, u, most_unrolled=MOST_UNROLLED)
-    return framed(y, [Frame(1, 0, problem.form.geometry.output[0])]).astype(result_dtype(problem))
+def _output_of(
+    problem: Problem, bands: Sequence[Block], images: Block, x: Array, u: Sequence[Array]
+) -> Array:
+    """The outputs of some images, from the points of the kernel."""
+    cut, last = _tiles.tiles(problem), problem.form.layout.channels_last
+
+    def band(part: Block, x: Array, u: Sequence[Array]) -> Array:
+        points = _read(cut, part, x)
+        products = apart(functools.partial(_products, multiplied, problem), points, u)
+        results = apart(functools.partial(_results, cut), products)
+        return _put_together(cut, images.images, part.rows, results)
+
+    x = _framed(problem, images, x, _read_frames(problem))
+    y = collected(band, bands, 1, x, u, most_unrolled=MOST_UNROLLED)
+    height, width = problem.form.geometry.output
+    return moved("y", framed(y, [Frame(1, 0, height), Frame(2, 0, width)]), True, last)
 
 
-def _output_of(problem: Problem, part: Block, x: Array, u: Sequence[Array]) -> Array:
-    """Some rows of outputs, from the points of the kernel."""
-    cut = _tiles.tiles(problem)
-    points = apart(functools.partial(_points, cut, part), _read(problem, part, x))
-    products = apart(functools.partial(_products, multiplied, problem), points, u)
-    return _put_together(problem, cut, part, apart(functools.partial(_results, cut), products))
+def _kernel_grad_of(
+    problem: Problem, bands: Sequence[Block], images: Block, x: Array, y: Array
+) -> list[Array]:
+    """Errors times images, summed over the tiles of some images, for each point."""
+    cut, own = _tiles.tiles(problem), is_for(problem)
+    multiply = across if own else multiplied
+
+    def band(part: Block, x: Array, y: Array) -> list[Array]:
+        points = _read(cut, part, x)
+        if len(bands) > 1:
+            y = lax.dynamic_slice_in_dim(y, part.row * cut.rows, part.rows * cut.rows, 1)
+        errors = apart(functools.partial(_errors, cut, not own), y)
+        return apart(functools.partial(_products, multiply, problem), errors, points)
+
+    x = _framed(problem, images, x, _read_frames(problem))
+    y = _framed(problem, images, y, _own_frames(cut))
+    return summed(band, bands, x, y)
 
 
-def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
-    dtype, cut = sum_dtype(problem), _tiles.tiles(problem)
-    each, x = _tiles.parts(problem), x.astype(dtype)
-    if len(each) > 1 and each[0].rows < cut.counts[0]:
-        x = _surrounded(problem, x)
+def _framed(problem: Problem, images: Block, x: Array, frames: Sequence[Frame]) -> Array:
+    """What lies in the frames of some images, channels last: turned and framed by themselves, as
+    XLA:CPU is slower where it does both at once."""
+    x = taken(x, images, 1, 0, x.shape[1])
+    if not problem.form.layout.channels_last:
+        x = apart(lambda x: moved("x", x, False, True), x)
+    return apart(lambda x: framed(x, frames), x)
+
+
+def _read_frames(problem: Problem) -> list[Frame]:
+    """What all tiles read."""
+    cut, sides = _tiles.tiles(problem), zip(problem.form.geometry.padding, strict=True)
+    return [
+        Frame(1 + axis, -low, (m * count + TAPS - 1) * d)
+        for axis, (((low, _),), m, count, d) in enumerate(zip(sides, *cut, strict=True))
+    ]
+
+
+def _own_frames(cut: Tiles) -> list[Frame]:
+    """All outputs of all tiles."""
     sides = enumerate(zip(*cut, strict=True))
-    frames = [Frame(1 + axis, 0, m * count * d) for axis, (m, count, d) in sides]
-    y = framed(y.astype(dtype), frames)
-    sums = summed(functools.partial(_kernel_grad_of, problem), each, x, y)
-    w = jnp.stack(apart(functools.partial(_window, cut), sums))
-    w = jnp.swapaxes(w.reshape(TAPS, TAPS, *w.shape[1:]), -1, -2)
-    return w.astype(result_dtype(problem))
-
-
-def _kernel_grad_of(problem: Problem, part: Block, x: Array, y: Array) -> list[Array]:
-    """Errors times images, summed over some tiles, for each point."""
-    cut = _tiles.tiles(problem)
-    points = apart(functools.partial(_points, cut, part), _read(problem, part, x))
-    y = taken(y, part, 1, part.row * cut.rows, part.rows * cut.rows)
-    errors = apart(functools.partial(_errors, cut, part, not is_for(problem)), y)
-    multiply = across if is_for(problem) else multiplied
-    return apart(functools.partial(_products, multiply, problem), errors, points)
+    return [Frame(1 + axis, 0, m * count * d) for axis, (m, count, d) in sides]
 
 
 def _products(
@@ -124,43 +155,18 @@ def _products(
     return [multiply(problem, *pair) for pair in zip(lefts, rights, strict=True)]
 
 
-def _surrounded(problem: Problem, x: Array) -> Array:
-    """All that the tiles read of x."""
-    frames = _frames(problem, 0, _tiles.tiles(problem).counts[0])
-    return apart(lambda x: framed(x, frames), x)
+def _read(tiles: Tiles, band: Block, x: Array) -> list[Array]:
+    """The points of some rows of tiles; these are cut out where they are read, if it is known where
+    they are."""
+    row, rows = band.row * tiles.rows, band.rows
+    if not isinstance(row, int):
+        length = rows * tiles.rows + (TAPS - 1) * tiles.steps[0]
+        x, row = lax.dynamic_slice_in_dim(x, row, length, 1), 0
+    return apart(functools.partial(_points, tiles, row // tiles.steps[0], rows), x)
 
 
-def _frames(problem: Problem, row: int, rows: int) -> list[Frame]:
-    """What so many rows of tiles, from one on, read."""
-    ((above, _), (left, _)), cut = problem.form.geometry.padding, _tiles.tiles(problem)
-    columns = cut.counts[1] * cut.size[1] + TAPS - 1
-    return [
-        Frame(1, row * cut.rows - above, rows * cut.rows + cut.halo),
-        Frame(2, -left, columns * cut.steps[1]),
-    ]
-
-
-def _read(problem: Problem, part: Block, x: Array) -> Array:
-    """What some rows of tiles read of x, which is surrounded already where a loop takes some."""
-    cut = _tiles.tiles(problem)
-    if isinstance(part.row, int):
-        image, row = x[part.image : part.image + part.images], part.row
-    elif part.rows == cut.counts[0]:
-        image, row = taken(x, part, 1, 0, x.shape[1]), 0
-    else:
-        return taken(x, part, 1, part.row * cut.rows, part.rows * cut.rows + cut.halo)
-    frames = _frames(problem, row, part.rows)
-    return apart(lambda image: framed(image, frames), image)
-
-
-def _shape(cut: Tiles, part: Block, channels: int) -> tuple[int, ...]:
-    """Tiles, each with one number of each channel."""
-    (_, columns), (d1, d2) = cut.counts, cut.steps
-    return (part.images, part.rows, d1, columns, d2, channels)
-
-
-def _points(tiles: Tiles, part: Block, x: Array) -> list[Array]:
-    """(B d B')_ij of every tile d of x: `(tiles, c)` for each point.
+def _points(tiles: Tiles, first: int, rows: int, x: Array) -> list[Array]:
+    """(B d B')_ij of the tiles d of some rows of x: `(tiles, c)` for each point.
 
     One loop to a row of points: what is written at once, to places of the same remainder by the
     size of a page as like as not, must not outgrow the ways of a cache.
@@ -169,7 +175,7 @@ def _points(tiles: Tiles, part: Block, x: Array) -> list[Array]:
     n, height, width, c = x.shape
     x = x.reshape(n, height // d1, d1, width // d2, d2, c)
     grid = [
-        [cut(x, [(1, a, part.rows, m1), (3, b, columns, m2)]) for b in range(m2 + TAPS - 1)]
+        [cut(x, [(1, first + a, rows, m1), (3, b, columns, m2)]) for b in range(m2 + TAPS - 1)]
         for a in range(m1 + TAPS - 1)
     ]
     return _by_rows(on_both(spread, tiles.matrices("inputs"), grid))
@@ -180,12 +186,13 @@ def _taps(tiles: Tiles, w: Array) -> list[Array]:
     return _by_rows(on_both(spread, tiles.matrices("taps"), [list(row) for row in w]))
 
 
-def _errors(tiles: Tiles, part: Block, turned: bool, y: Array) -> list[Array]:
+def _errors(tiles: Tiles, turned: bool, y: Array) -> list[Array]:
     """(A e A')_ij of every tile e of y: `(tiles, c)` for each point, or turned `(c, tiles)`."""
     (m1, m2), (_, columns), (d1, d2) = tiles
-    y = y.reshape(part.images, part.rows, m1, d1, columns, m2, d2, y.shape[-1])
+    n, height, _, c = y.shape
+    y = y.reshape(n, height // (m1 * d1), m1, d1, columns, m2, d2, c)
     if turned:
-        y = apart(lambda y: y.transpose(2, 5, 7, 0, 1, 3, 4, 6).reshape(m1, m2, y.shape[-1], -1), y)
+        y = apart(lambda y: y.transpose(2, 5, 7, 0, 1, 3, 4, 6).reshape(m1, m2, c, -1), y)
         grid = [list(row) for row in y]
     else:
         grid = [[y[:, :, p, :, :, q] for q in range(m2)] for p in range(m1)]
@@ -215,11 +222,10 @@ def _grid(tiles: Tiles, arrays: Sequence[Array]) -> Grid:
     return [list(arrays[at : at + width]) for at in range(0, len(arrays), width)]
 
 
-def _put_together(problem: Problem, tiles: Tiles, part: Block, results: Sequence[Array]) -> Array:
-    """Outputs in their places; what the last column of tiles has too many is cut off."""
+def _put_together(tiles: Tiles, images: int, rows: int, results: Sequence[Array]) -> Array:
+    """The outputs of some rows of tiles in their places."""
     (m1, m2), (_, columns), (d1, d2) = tiles
     c = results[0].shape[-1]
-    results = [result.reshape(_shape(tiles, part, c)) for result in results]
-    rows = [jnp.stack(results[p * m2 : (p + 1) * m2], 4) for p in range(m1)]
-    y = jnp.stack(rows, 2).reshape(part.images, part.rows * m1 * d1, columns * m2 * d2, c)
-    return framed(y, [Frame(2, 0, problem.form.geometry.output[1])])
+    results = [result.reshape(images, rows, d1, columns, d2, c) for result in results]
+    lines = [jnp.stack(results[p * m2 : (p + 1) * m2], 4) for p in range(m1)]
+    return jnp.stack(lines, 2).reshape(images, rows * m1 * d1, columns * m2 * d2, c)
