@@ -16,30 +16,28 @@ from ._algorithms._library import factor_dtype, is_for
 from ._form import Problem
 from ._rules import area, for_cpu
 
-#: Channels that were tried; bytes of the kernel's points beyond which no memory is at hand.
-FEWEST, MOST_BYTES = 8, 2**24
-#: How many times as fast it has to be, in percent.
-MARGIN = 115
+#: Channels that were tried; bytes of a gradient's points beyond which there is no memory at hand.
+FEWEST, MOST_BYTES = 8, 3 * 2**22
+#: How many times as fast it has to be.
+MARGIN = 1.15
 
 
 class Rates(NamedTuple):
-    """What takes the time of so many hundredths of a product: one product, one number of images,
-    one of a kernel, one point of a tile or one call."""
+    """Picoseconds that a product takes, a number of an image, one of a kernel, and each call."""
 
-    product: int
-    number: int
-    weight: int
-    call: int
+    product: float
+    number: float
+    weight: float
+    call: float
 
 
-#: The points of tiles, of outputs and of kernel gradients; what turning a number of images takes.
-TILED = Rates(100, 2900, 2300, 60_000_000)
-TILED_KERNEL = Rates(100, 2900, 9200, 160_000_000)
-TURNED = 6600
-#: What else there is, channels last and first: outputs by oneDNN and without it, kernel gradients.
-LIBRARY = (Rates(80, 2800, 2100, 470_000_000), Rates(80, 5600, 2900, 0))
-PLAIN = (Rates(95, 9100, 3300, 450_000_000), Rates(95, 13200, 8300, 200_000_000))
-KERNEL = (Rates(113, 7600, 1900, 0), Rates(113, 8400, 4000, 500_000_000))
+#: By tiles, outputs and kernel gradients: their numbers are points. What turning an image adds.
+TILED, TURNED = Rates(4.5, 100, 70, 3.1e6), 260
+TILED_KERNEL, TURNED_KERNEL = Rates(5.4, 115, 200, 9e6), 155
+#: By what else there is, channels last and first: outputs by oneDNN and without, kernel gradients.
+LIBRARY = (Rates(3.45, 100, 120, 13e6), Rates(3.6, 195, 130, 0))
+PLAIN = (Rates(4, 380, 140, 19e6), Rates(4.25, 560, 350, 8e6))
+KERNEL = (Rates(4.4, 390, 130, 8e6), Rates(4.45, 410, 220, 27e6))
 
 
 @for_cpu
@@ -49,23 +47,24 @@ def is_winograds(problem: Problem) -> bool:
     if winograd.refuses(problem) is not None or factor_dtype(problem) == jnp.bfloat16:
         return False
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    if min(inputs, outputs) < FEWEST:
-        return False
     tiles, images = _tiles.tiles(problem), problem.shapes[0][0]
-    weights, channels = inputs * outputs, inputs + outputs
-    if tiles.points * weights * sum_dtype(problem).itemsize > MOST_BYTES:
+    gradient, last = problem.projection == "kernel_grad", problem.form.layout.channels_last
+    held = tiles.points * inputs * outputs * sum_dtype(problem).itemsize
+    if min(inputs, outputs) < FEWEST or (gradient and held > MOST_BYTES):
         return False
-    last, gradient = problem.form.layout.channels_last, problem.projection == "kernel_grad"
-    positions = images * area(problem)
 
-    def cost(rates: Rates, places: int, taps: int, calls: int, again: int = 1) -> int:
-        products = places * taps * weights * rates.product
-        numbers = places * again * channels * rates.number
-        return products + numbers + taps * weights * rates.weight + calls * rates.call
+    def cost(rates: Rates, places: int, factors: int, read: int, calls: int) -> float:
+        """`factors` products to each place and pair of channels, `read` numbers to each channel."""
+        each = factors * inputs * outputs
+        numbers = places * read * (inputs + outputs)
+        weights = each * rates.weight
+        return places * each * rates.product + numbers * rates.number + weights + calls * rates.call
 
-    points = tiles.points
-    own = cost(TILED_KERNEL if gradient else TILED, images * tiles.number, points, points, points)
-    own += 0 if last else positions * channels * TURNED
+    positions, points = images * area(problem), tiles.points
+    rates = TILED_KERNEL if gradient else TILED
+    own = cost(rates, images * tiles.number, points, points, points)
+    if not last:
+        own += positions * (inputs + outputs) * (TURNED_KERNEL if gradient else TURNED)
     rest = KERNEL if gradient else LIBRARY if is_for(problem) else PLAIN
     window = math.prod(problem.form.geometry.window)
-    return MARGIN * own < 100 * cost(rest[0 if last else 1], positions, window, 1)
+    return MARGIN * own < cost(rest[0 if last else 1], positions, window, 1, 1)
