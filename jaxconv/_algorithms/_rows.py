@@ -13,10 +13,13 @@ from jax import Array, lax
 
 from ._apart import apart
 from ._frame import Frame, cut, framed, residue_cut, total
+from ._several import together
 
 #: Rows of one expression, images of at most so many rows being added up in it together; and
 #: expressions written out, before there is a loop over them.
 MOST_ROWS, FEW_ROWS, MOST_CHUNKS = 56, 28, 2
+#: Sums that are computed by one loop, which reads once what they share, and products of it.
+MOST_TOGETHER, MOST_PRODUCTS = 5, 168
 #: The least length of the lines that a single axis is cut into, so that they fill vectors.
 SHORTEST_LINE = 16
 
@@ -83,7 +86,7 @@ def line_sums(
             ]
             errors = [cut(y, [(at, line * length, length, 1)]) for line in range(lines)]
             sums.append(nested([multiply(*pair) for pair in zip(values, errors, strict=True)], 8))
-        return sums
+        return _some_together(sums, lines)
 
     return apart(products, xs, y)
 
@@ -112,7 +115,8 @@ def row_sums(
     def chunk(number: Any, xs: Sequence[Array], y: Array) -> list[Array]:
         xs = [_part(x, at, number * rows * stride, reach) for x in xs]
         y = _part(y, at, number * rows, rows)
-        return [_products(xs, y, axes, tap, (first, along), multiply) for tap in others]
+        terms = [_products(xs, y, axes, tap, (first, along), multiply) for tap in others]
+        return _some_together(terms, rows)
 
     def step(number: Any, sums: list[Array]) -> list[Array]:
         return [a + b for a, b in zip(sums, chunk(number, xs, y), strict=True)]
@@ -124,6 +128,14 @@ def row_sums(
         return lax.fori_loop(np.int32(0), np.int32(chunks), step, start)
     each = [apart(functools.partial(chunk, number), xs, y) for number in range(chunks)]
     return [total(parts) for parts in zip(*each, strict=True)]
+
+
+def _some_together(sums: Sequence[Array], products: int) -> list[Array]:
+    """Sums of so many products each, some of them by one loop."""
+    most = max(1, min(MOST_TOGETHER, MOST_PRODUCTS // products))
+    each = -(-len(sums) // -(-len(sums) // most))
+    shares = (sums[at : at + each] for at in range(0, len(sums), each))
+    return [part for share in shares for part in together(share)]
 
 
 def edge_rows(x: Array, axes: Sequence[Axis]) -> list[int]:

@@ -15,6 +15,8 @@ def together(terms: Sequence[Array]) -> list[Array]:
     nothing but zeros in its second half, as one of a single element would be taken out. LLVM
     computes what is summed once, in vectors, and adds the zero.
     """
+    if len(terms) == 1:
+        return list(terms)
     shape = (2, *terms[0].shape)
     is_first = lax.broadcasted_iota(np.int32, shape, 0) == 0
     zero = np.zeros((), terms[0].dtype)
