@@ -16,7 +16,7 @@ from ._algorithms._library import factor_dtype, is_for
 from ._form import Problem
 from ._rules import area, for_cpu
 
-#: Channels that were tried; bytes of a gradient's points beyond which there is no memory at hand.
+#: Channels that were tried; bytes of the kernel's points beyond which there is no memory at hand.
 FEWEST, MOST_BYTES = 8, 3 * 2**22
 #: How many times as fast it has to be.
 MARGIN = 1.15
@@ -31,8 +31,10 @@ class Rates(NamedTuple):
     call: float
 
 
-#: By tiles, outputs and kernel gradients: their numbers are points. What turning an image adds.
+#: By tiles, outputs, also of heavy kernels, and kernel gradients: their numbers are points. What
+#: turning an image adds.
 TILED, TURNED = Rates(4.5, 100, 70, 3.1e6), 260
+TILED_HEAVY = TILED._replace(weight=250)
 TILED_KERNEL, TURNED_KERNEL = Rates(5.4, 115, 200, 9e6), 155
 #: By what else there is, channels last and first: outputs by oneDNN and without, kernel gradients.
 LIBRARY = (Rates(3.45, 100, 120, 13e6), Rates(3.6, 195, 130, 0))
@@ -61,7 +63,7 @@ def is_winograds(problem: Problem) -> bool:
         return places * each * rates.product + numbers * rates.number + weights + calls * rates.call
 
     positions, points = images * area(problem), tiles.points
-    rates = TILED_KERNEL if gradient else TILED
+    rates = TILED_KERNEL if gradient else TILED if held <= MOST_BYTES else TILED_HEAVY
     own = cost(rates, images * tiles.number, points, points, points)
     if not last:
         own += positions * (inputs + outputs) * (TURNED_KERNEL if gradient else TURNED)

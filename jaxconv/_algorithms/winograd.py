@@ -100,7 +100,8 @@ def _output_of(
     x = _framed(problem, images, x, _read_frames(problem))
     y = collected(band, bands, 1, x, u, most_unrolled=MOST_UNROLLED)
     height, width = problem.form.geometry.output
-    return moved("y", framed(y, [Frame(1, 0, height), Frame(2, 0, width)]), True, last)
+    y = framed(y, [Frame(1, 0, height), Frame(2, 0, width)])
+    return y if last else apart(lambda y: moved("y", y, True, False), y)
 
 
 def _kernel_grad_of(
