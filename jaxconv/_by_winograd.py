@@ -36,17 +36,19 @@ class Rates(NamedTuple):
 TILED, TURNED = Rates(4.5, 100, 70, 3.1e6), 260
 TILED_HEAVY = TILED._replace(weight=250)
 TILED_KERNEL, TURNED_KERNEL = Rates(5.4, 115, 200, 9e6), 155
-#: By what else there is, channels last and first: outputs by oneDNN and without, kernel gradients.
+#: By what else there is, channels last and first: outputs by oneDNN and without, kernel gradients,
+#: those of bfloat16 by oneDNN's products.
 LIBRARY = (Rates(3.45, 100, 120, 13e6), Rates(3.6, 195, 130, 0))
 PLAIN = (Rates(4, 380, 140, 19e6), Rates(4.25, 560, 350, 8e6))
 KERNEL = (Rates(4.4, 390, 130, 8e6), Rates(4.45, 410, 220, 27e6))
+KERNEL_OF_HALF = (Rates(2.4, 800, 130, 8e6), Rates(2.4, 370, 220, 27e6))
 
 
 @for_cpu
 def is_winograds(problem: Problem) -> bool:
     """3x3 with channels enough for matrix products, yet not so many that the kernel's transform
     weighs as much as the image's."""
-    if winograd.refuses(problem) is not None or factor_dtype(problem) == jnp.bfloat16:
+    if winograd.refuses(problem) is not None:
         return False
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     tiles, images = _tiles.tiles(problem), problem.shapes[0][0]
@@ -54,6 +56,9 @@ def is_winograds(problem: Problem) -> bool:
     held = tiles.points * inputs * outputs * sum_dtype(problem).itemsize
     if min(inputs, outputs) < FEWEST or (gradient and held > MOST_BYTES):
         return False
+    half = factor_dtype(problem) == jnp.bfloat16
+    if half and last and not gradient:
+        return False  # oneDNN has convolutions for it, twice as fast.
 
     def cost(rates: Rates, places: int, factors: int, read: int, calls: int) -> float:
         """`factors` products to each place and pair of channels, `read` numbers to each channel."""
@@ -67,6 +72,7 @@ def is_winograds(problem: Problem) -> bool:
     own = cost(rates, images * tiles.number, points, points, points)
     if not last:
         own += positions * (inputs + outputs) * (TURNED_KERNEL if gradient else TURNED)
-    rest = KERNEL if gradient else LIBRARY if is_for(problem) else PLAIN
+    kernels = KERNEL_OF_HALF if half else KERNEL
+    rest = kernels if gradient else LIBRARY if is_for(problem) else PLAIN
     window = math.prod(problem.form.geometry.window)
     return MARGIN * own < cost(rest[0 if last else 1], positions, window, 1, 1)

@@ -54,14 +54,13 @@ def refuses(problem: Problem) -> str | None:
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
     """y = A' [(G w G') * (B x B')] A."""
-    dtype, cut, last = sum_dtype(problem), _tiles.tiles(problem), problem.form.layout.channels_last
-    w = moved("w", w.astype(dtype), last, True)
+    cut, last = _tiles.tiles(problem), problem.form.layout.channels_last
+    w = moved("w", w.astype(sum_dtype(problem)), last, True)
     u = apart(functools.partial(_taps, cut), w)
     images, bands = _tiles.parts(problem)
     unrolled = MOST_UNROLLED // len(bands)
     some = functools.partial(_output_of, problem, bands)
-    y = collected(some, images, 1, x.astype(dtype), u, most_unrolled=unrolled)
-    return y.astype(result_dtype(problem))
+    return collected(some, images, 1, x, u, most_unrolled=unrolled)
 
 
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:
@@ -71,10 +70,9 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w = G' [(B x B') * (A y A')] G."""
-    dtype, cut, last = sum_dtype(problem), _tiles.tiles(problem), problem.form.layout.channels_last
+    cut, last = _tiles.tiles(problem), problem.form.layout.channels_last
     images, bands = _tiles.parts(problem)
-    some = functools.partial(_kernel_grad_of, problem, bands)
-    sums = summed(some, images, x.astype(dtype), y.astype(dtype))
+    sums = summed(functools.partial(_kernel_grad_of, problem, bands), images, x, y)
     w = jnp.stack(apart(functools.partial(_window, cut), sums))
     w = jnp.swapaxes(w.reshape(TAPS, TAPS, *w.shape[1:]), -1, -2)
     return moved("w", w, True, last).astype(result_dtype(problem))
@@ -100,7 +98,7 @@ def _output_of(
     x = _framed(problem, images, x, _read_frames(problem))
     y = collected(band, bands, 1, x, u, most_unrolled=MOST_UNROLLED)
     height, width = problem.form.geometry.output
-    y = framed(y, [Frame(1, 0, height), Frame(2, 0, width)])
+    y = framed(y, [Frame(1, 0, height), Frame(2, 0, width)]).astype(result_dtype(problem))
     return y if last else apart(lambda y: moved("y", y, True, False), y)
 
 
@@ -126,7 +124,7 @@ def _kernel_grad_of(
 def _framed(problem: Problem, images: Block, x: Array, frames: Sequence[Frame]) -> Array:
     """What lies in the frames of some images, channels last: turned and framed by themselves, as
     XLA:CPU is slower where it does both at once."""
-    x = taken(x, images, 1, 0, x.shape[1])
+    x = taken(x, images, 1, 0, x.shape[1]).astype(sum_dtype(problem))
     if not problem.form.layout.channels_last:
         x = apart(lambda x: moved("x", x, False, True), x)
     return apart(lambda x: framed(x, frames), x)
