@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from ._algorithms import _tiles, winograd
 from ._algorithms._frame import blocks, sum_dtype
@@ -18,8 +19,8 @@ from ._rules import area, for_cpu
 
 #: Channels that were tried; bytes of the kernel's points beyond which there is no memory at hand.
 FEWEST, MOST_BYTES = 8, 3 * 2**22
-#: How many times as fast it has to be.
-MARGIN = 1.15
+#: How many times as fast it has to be; in double precision, of which fewer were tried.
+MARGIN, MARGIN_OF_DOUBLE = 1.15, 1.3
 
 
 class Rates(NamedTuple):
@@ -75,4 +76,5 @@ def is_winograds(problem: Problem) -> bool:
     kernels = KERNEL_OF_HALF if half else KERNEL
     rest = kernels if gradient else LIBRARY if is_for(problem) else PLAIN
     window = math.prod(problem.form.geometry.window)
-    return MARGIN * own < cost(rest[0 if last else 1], positions, window, 1, 1)
+    margin = MARGIN if sum_dtype(problem) == np.float32 else MARGIN_OF_DOUBLE
+    return margin * own < cost(rest[0 if last else 1], positions, window, 1, 1)
