@@ -12,7 +12,7 @@ complexity of computations, 1980; Lavin and Gray, Fast algorithms for convolutio
 """
 
 import functools
-import operator
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -47,7 +47,7 @@ def matrices(outputs: int) -> Matrices:
     points, of_inputs, of_taps = POINTS[outputs], [], []
     for at, point in enumerate(points):
         others = points[:at] + points[at + 1 :]
-        scale = functools.reduce(operator.mul, (point - other for other in others))
+        scale = math.prod(point - other for other in others)
         of_inputs.append((*_with_roots(others), Fraction(0)))
         of_taps.append([power / scale for power in _powers(point, TAPS)])
     of_inputs.append(_with_roots(points))

@@ -132,10 +132,10 @@ def _framed(problem: Problem, images: Block, x: Array, frames: Sequence[Frame]) 
 
 def _read_frames(problem: Problem) -> list[Frame]:
     """What all tiles read."""
-    cut, sides = _tiles.tiles(problem), zip(problem.form.geometry.padding, strict=True)
+    padding = problem.form.geometry.padding
+    sides = enumerate(zip(padding, *_tiles.tiles(problem), strict=True))
     return [
-        Frame(1 + axis, -low, (m * count + TAPS - 1) * d)
-        for axis, (((low, _),), m, count, d) in enumerate(zip(sides, *cut, strict=True))
+        Frame(1 + axis, -low, (m * count + TAPS - 1) * d) for axis, ((low, _), m, count, d) in sides
     ]
 
 
@@ -201,7 +201,7 @@ def _errors(tiles: Tiles, turned: bool, y: Array) -> list[Array]:
 def _by_rows(grid: Grid) -> list[Array]:
     """All of a grid as matrices, each row of it by one loop."""
     arrays = [array for row in grid for array in together(row)]
-    return [array.reshape(-1, array.shape[-1]) if array.ndim > 2 else array for array in arrays]
+    return [array.reshape(-1, array.shape[-1]) for array in arrays]
 
 
 def _results(tiles: Tiles, products: Sequence[Array]) -> list[Array]:
