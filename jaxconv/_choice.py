@@ -14,15 +14,13 @@ from ._by_onednn import is_called, is_cut_in_lines, is_rest, is_tiled
 from ._by_winograd import is_winograds
 from ._form import Problem
 from ._of_groups import is_between, is_grouped_and_strided, is_slim
+from ._of_pools import is_adaptive, is_axis_by_axis, is_columns, is_in_pairs, is_large_pool
 from ._rules import (
-    is_adaptive,
     is_anything,
-    is_columns,
     is_convolution,
     is_cut_up,
     is_elemental,
     is_large,
-    is_large_pool,
     is_large_window,
     is_of_few,
     is_strided_gradient,
@@ -78,6 +76,8 @@ TABLE: tuple[Row, ...] = (
     Row("adaptive", is_adaptive, "windows of unequal sizes, which window reductions do not have"),
     Row("columns", is_columns, "slices move each element once for each tap of an axis"),
     Row("whole", on_one_cpu, "one window that is all of the input: reductions and a comparison"),
+    Row("axes", is_axis_by_axis, "windows of one axis at a time: vectors, and no padded copy"),
+    Row("reduce_window", is_in_pairs, "windows of two taps: XLA's own reduction is in vectors"),
     Row("winners", on_one_cpu, "each element asks the few windows that it lies in who won"),
     Row("slices", on_one_cpu, "windows as shifted slices: vectors, and log2(k) steps on an axis"),
     Row("reduce_window", is_anything, "XLA's own window reduction; nothing faster is known for it"),

@@ -1,13 +1,12 @@
 """Which problems the rows of the table in `_choice` are about: questions to a static `Problem`.
 
 Each holds where an algorithm is at least as exact as `direct` within the documented bound, and
-faster as measured by `experiments/`. Those about groups are in `_of_groups`, those of the
-algorithms that write windows out in `_written_out`.
+faster as measured by `experiments/`. Those about groups are in `_of_groups`, about pools in
+`_of_pools`, those of the algorithms that write windows out in `_written_out`.
 """
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +16,6 @@ from ._algorithms._apart import MOST_UNROLLED
 from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import is_for
 from ._form import PROJECTIONS, Problem
-from ._geometry import Partition
 
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
@@ -28,36 +26,12 @@ def is_convolution(problem: Problem) -> bool:
     return problem.projection in PROJECTIONS
 
 
-def is_adaptive(problem: Problem) -> bool:
-    return problem.projection.startswith("window") and isinstance(problem.form.geometry, Partition)
-
-
-def is_columns(problem: Problem) -> bool:
-    return problem.projection in ("unfold", "fold")
-
-
 def is_anything(problem: Problem) -> bool:
     return True
 
 
 def on_one_cpu(problem: Problem) -> bool:
     return problem.on_one_cpu and problem.static
-
-
-def is_large_pool(problem: Problem) -> bool:
-    """A pool of more images than there is memory at hand for, by what holds copies besides."""
-    if problem.projection not in batches.WINDOW_MAPS or not on_one_cpu(problem):
-        return False
-    if batches.image_bytes(problem) <= batches.MOST_WHOLE:
-        return False
-    if len(batches.parts(problem)) <= MOST_UNROLLED or problem.choose is None:
-        return False
-    geometry = problem.form.geometry
-    if isinstance(geometry, Partition) or not (
-        any(map(any, geometry.padding)) or any(map(operator.gt, geometry.window, geometry.stride))
-    ):
-        return False  # Nothing overlaps, so nothing is copied.
-    return problem.choose(batches.part(problem))[0].name in ("slices", "winners")
 
 
 def on_cpu_convolution(problem: Problem) -> bool:

@@ -491,7 +491,7 @@ def test_fast_sizes():
 
 #: What ceil mode crops is gone before a map sees it.
 UNCROPPED = [case for case in POOL if not case.id.startswith("ceil-crops")]
-WINDOW_MAPS = ("reduce_window", "slices", "whole", "winners", "batches")
+WINDOW_MAPS = ("reduce_window", "axes", "slices", "whole", "winners", "batches")
 
 
 @pytest.mark.thinned(9)

@@ -13,6 +13,7 @@ a row in `jaxconv._choice.TABLE`. The tests run every algorithm of the register 
 
 from . import (
     adaptive,
+    axes,
     batches,
     columns,
     direct,
@@ -54,6 +55,7 @@ REGISTER: dict[str, Algorithm] = {
         batches,
         adaptive,
         columns,
+        axes,
         slices,
         whole,
         winners,

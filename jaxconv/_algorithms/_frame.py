@@ -191,14 +191,17 @@ def residue_cut(xs: Sequence[Array], cuts: Sequence[tuple[int, int, int, int]]) 
     return cut(xs[start % stride], [*others, (axis, start // stride, count, step // stride)])
 
 
-def ranked(half: Array) -> Array:
-    """Half precision as 16-bit integers in the same order, every NaN the greatest.
+def ranked(half: Array, signed_zeros: bool = True) -> Array:
+    """Half precision as 16-bit integers in the same order, every NaN the greatest; both zeros are
+    equal if their signs do not count.
 
     XLA:CPU compares half precision by widening and rounding again each time, integers in vectors.
     """
     bits = lax.bitcast_convert_type(half, np.int16)
     size = bits & np.int16(0x7FFF)
     ranks = jnp.where(bits < 0, ~size, bits)
+    if not signed_zeros:
+        ranks = jnp.where(ranks == -1, np.int16(0), ranks)
     return jnp.where(size > _infinity(half.dtype), np.int16(0x7FFF), ranks)
 
 

@@ -131,7 +131,7 @@ def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Ar
         return functools.reduce(combine, (cut(x, tap_cuts(geometry, at)) for at in taps))
     for axis, frame in enumerate(frames):
         x = framed(x, [frame], outside)
-        x = _axis_windows(x, axis + 1, steps(geometry, axis), combine)
+        x = axis_windows(x, axis + 1, steps(geometry, axis), combine)
     return x
 
 
@@ -152,7 +152,7 @@ def tap_cuts(geometry: Geometry, at: Sequence[int]) -> list[tuple[int, int, int,
     return [(axis + 1, a * d, m, s) for axis, (a, d, m, s) in enumerate(axes)]
 
 
-def _axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine: Combine) -> Array:
+def axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine: Combine) -> Array:
     """Windows of k taps, d apart, along one axis, in log2(k) steps; every s-th is wanted."""
     k, d, s, outputs = steps
     size, offset, parts = 1, 0, []
@@ -183,7 +183,7 @@ def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
             return jnp.zeros((*y.shape[:at], count, *y.shape[at + 1 :]), y.dtype)
         reach = (taps - 1) * d
         frame = framed(y, [Frame(at, first - reach, count + reach)])
-        return _axis_windows(frame, at, (taps, d, 1, count), lax.add)
+        return axis_windows(frame, at, (taps, d, 1, count), lax.add)
 
     x = windows(longest)
     if s > 1:

@@ -3,8 +3,7 @@
     window_argmax   the flat position of each window's winner
     place           x[t] = sum of y[Q - j] over the windows that t lies in and has won
 
-The winner is found by comparing the taps one after the other, all windows at once, or, of many
-taps, axis by axis in log2(k) steps. An element
+The winner is found by comparing the taps one after the other, all windows at once. An element
 t = Q*stride + r - low can only have been won in the windows Q - j, so it asks those few whether
 they name it: a gather by shifted slices in place of XLA:CPU's scatter, or of its
 select-and-scatter, both of which go through the windows one by one on one core. Where there are
@@ -41,7 +40,7 @@ from ._frame import (
     total,
     wide,
 )
-from .reduce_window import Step, axis_steps, later_or_first, lowest
+from .reduce_window import lowest
 from .slices import in_parts, steps, tap_cuts
 
 #: Most taps of a window: they are written out.
@@ -56,7 +55,8 @@ def refuses(problem: Problem) -> str | None:
         return f"it counts to {LARGEST} elements; there are {size}" if size > LARGEST else None
     if not isinstance(geometry, Geometry):
         return "windows are of unequal sizes"
-    return None
+    taps = math.prod(geometry.window)
+    return f"{taps} taps are too many to be written out" if taps > MOST_TAPS else None
 
 
 def window_argmax(problem: Problem, x: Array) -> Array:
@@ -66,8 +66,6 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     start with, a window's first element that is no padding has won.
     """
     geometry = problem.form.geometry
-    if math.prod(geometry.window) > MOST_TAPS:
-        return _axis_by_axis(problem, x)
     planes = [math.prod(geometry.spatial[axis + 1 :]) for axis in range(geometry.rank)]
 
     # Without channels behind it, a strided axis is read one by one, but its residues are not.
@@ -76,7 +74,8 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     def winners(x: Array) -> Array:
         frames, outside = read_frames(geometry, 1), lowest(x.dtype)
         if x.dtype in HALF:
-            x, outside = apart(_ranked, x), lowest_rank(x.dtype)
+            outside = lowest_rank(x.dtype)
+            x = apart(functools.partial(ranked, signed_zeros=False), x)
         parts = apart(lambda x: residues(x, frames, minor, outside), x)
         best: Any = None
         shape = (x.shape[0], *geometry.output, x.shape[-1])
@@ -95,42 +94,6 @@ def window_argmax(problem: Problem, x: Array) -> Array:
         return jnp.where(where < 0, np.int32(-1), where + _corners(geometry, planes, shape))
 
     return apart(lambda x: in_parts(problem, winners, x, copied=minor > 1), x)
-
-
-def _axis_by_axis(problem: Problem, x: Array) -> Array:
-    """`reduce_window.window_argmax`, each step apart: XLA:CPU would compute every step anew for
-    each element of the next that reads it."""
-    geometry, outside = problem.form.geometry, lowest(x.dtype)
-    if x.dtype in HALF:
-        x, outside = apart(_ranked, x), lowest_rank(x.dtype)
-
-    def winners(x: Array) -> Array:
-        positions = np.arange(math.prod(geometry.spatial), dtype=np.int32)
-        where = jnp.asarray(positions).reshape(1, *geometry.spatial, 1)
-        pair = [x, jnp.broadcast_to(where, x.shape)]
-        for axis in reversed(range(geometry.rank)):
-            frame = read_frames(geometry, 1)[axis]
-            length = geometry.read[axis]
-            for number, step in enumerate(axis_steps(geometry, axis, length)):
-                frames = [frame] if number == 0 else []
-                pair = apart(functools.partial(_stepped, axis + 1, step, frames, outside), *pair)
-        return pair[1]
-
-    return in_parts(problem, winners, x, copied=True)
-
-
-def _stepped(
-    axis: int, step: Step, frames: Sequence[Frame], outside: Any, value: Array, where: Array
-) -> list[Array]:
-    return list(
-        later_or_first(axis, step, framed(value, frames, outside), framed(where, frames, -1))
-    )
-
-
-def _ranked(half: Array) -> Array:
-    """`ranked`, at which both zeros are equal."""
-    ranks = ranked(half)
-    return jnp.where(ranks == -1, np.int16(0), ranks)
 
 
 def _starts(geometry: Geometry, axis: int) -> Array:
