@@ -37,6 +37,8 @@ def is_large_pool(problem: Problem) -> bool:
     geometry = problem.form.geometry
     if isinstance(geometry, Partition) or not (any(map(any, geometry.padding)) or _meet(problem)):
         return False  # Nothing overlaps, so nothing is copied.
+    if winners.is_by_regions(problem):
+        return False
     return problem.choose(batches.part(problem))[0].name in ("axes", "slices", "winners")
 
 

@@ -43,6 +43,8 @@ from ._frame import (
 from .reduce_window import lowest
 from .slices import in_parts, steps, tap_cuts
 
+#: What is to be given back is not copied where it is so large, and channels fill vectors.
+LEAST_BYTES, LEAST_CHANNELS = 2**21, 8
 #: Most taps of a window: they are written out.
 MOST_TAPS = 16
 
@@ -134,7 +136,20 @@ def place(problem: Problem, y: Array, where: Array) -> Array:
         return _scattered(problem, y, where)
     if any(s > 1 and d > 1 for s, d in zip(geometry.stride, geometry.dilation, strict=True)):
         return _scattered(problem, y, where)
+    if is_by_regions(problem):
+        return _by_regions(problem, geometry, y, where)
     return _gathered(problem, geometry, y, where)
+
+
+def is_by_regions(problem: Problem) -> bool:
+    """Whether what is given back is so large that its copies would cost more than a few loops."""
+    geometry, shape = problem.form.geometry, problem.shapes[0]
+    if problem.projection != "place" or not isinstance(geometry, Geometry):
+        return False
+    if max(geometry.stride) > 1 or math.prod(geometry.window) > MOST_TAPS:
+        return False
+    large = math.prod(shape) * problem.form.dtypes[1].itemsize >= LEAST_BYTES
+    return large and shape[-1] >= LEAST_CHANNELS
 
 
 def _scattered(problem: Problem, y: Array, where: Array) -> Array:
@@ -211,6 +226,62 @@ def _gathered(problem: Problem, geometry: Geometry, y: Array, where: Array) -> A
     sizes = zip(axes, geometry.spatial, strict=True)
     crops = [Frame(1 + at, axis.crop, size) for at, (axis, size) in enumerate(sizes)]
     return framed(result, crops).astype(dtype)
+
+
+class _Part(NamedTuple):
+    """Elements `start` to `stop` of an axis."""
+
+    start: int
+    stop: int
+
+
+def _regions(geometry: Geometry) -> list[tuple[_Part, ...]]:
+    """The elements of a plane: those all of whose windows there are, then what is around them."""
+    inner, edges = [], []
+    for axis in range(geometry.rank):
+        k, d, _, windows = steps(geometry, axis)
+        low, size = geometry.padding[axis][0], geometry.spatial[axis]
+        start = min(max((k - 1) * d - low, 0), size)
+        stop = max(min(windows - low, size), start)
+        inner.append(_Part(start, stop))
+        edges.append([_Part(0, start), _Part(stop, size)])
+    whole = [_Part(0, size) for size in geometry.spatial]
+    regions = [tuple(inner)]
+    for axis, sides in enumerate(edges):
+        regions += [(*inner[:axis], side, *whole[axis + 1 :]) for side in sides]
+    return [region for region in regions if all(part.start < part.stop for part in region)]
+
+
+def _by_regions(problem: Problem, geometry: Geometry, y: Array, where: Array) -> Array:
+    """`_gathered` without stride, written region by region into one array: only what is around the
+    middle reads windows that there are not, and has to have them put there."""
+    dtype = problem.form.dtypes[0]
+    y = wide(y)
+    x = jnp.zeros(problem.form.input_shape(y.shape), y.dtype)
+    for region in _regions(geometry):
+        starts = (0, *(part.start for part in region), 0)
+        x = lax.dynamic_update_slice(x, _region(geometry, region, y, where), starts)
+    return x.astype(dtype)
+
+
+def _region(geometry: Geometry, region: Sequence[_Part], y: Array, where: Array) -> Array:
+    """x[t] = sum_j y[t + low - j*d] over those windows that t has won, t in a region."""
+    frames, cuts = [], []
+    for axis, (start, stop) in enumerate(region):
+        k, d, _, _ = steps(geometry, axis)
+        reach, size = (k - 1) * d, stop - start
+        frames.append(Frame(1 + axis, start + geometry.padding[axis][0] - reach, size + reach))
+        cuts.append([(1 + axis, j * d, size, 1) for j in range(k)])
+    y, where = framed(y, frames), framed(where, frames, -1)
+    shape = (y.shape[0], *(part.stop - part.start for part in region), y.shape[-1])
+    mine = jnp.zeros(shape, np.int32)
+    for axis, (start, _) in enumerate(region):
+        plane = np.int32(math.prod(geometry.spatial[axis + 1 :]))
+        along = lax.broadcasted_iota(np.int32, shape, 1 + axis) + np.int32(start)
+        mine = mine + along * plane
+    zero = np.zeros((), y.dtype)
+    taps = itertools.product(*cuts)
+    return total([jnp.where(cut(where, at) == mine, cut(y, at), zero) for at in taps])
 
 
 def _windows(axes: Sequence[_Reach], y: Array, where: Array) -> list[Array]:
