@@ -849,6 +849,55 @@ FAST = [
         "first * np.int32(0 * plane)",
         f"{MAPPED}[winners-asymmetric-first]",
     ),
+    Slip(
+        "winners: the middle begins a window too early",
+        ALGORITHMS + "_regions.py",
+        "first = -(-low // s)",
+        "first = low // s",
+        f"{MAPPED}[winners-asymmetric-first]",
+    ),
+    Slip(
+        "winners: what is given back to the edges, given to the other edge",
+        ALGORITHMS + "_placed.py",
+        "part.start + low - reach",
+        "part.start + low",
+        f"{MAPPED}[winners-overlap-first]",
+    ),
+    Slip(
+        "axes: padding behind in place of before",
+        ALGORITHMS + "axes.py",
+        "sides = low, read - geometry.spatial[axis] - low",
+        "sides = read - geometry.spatial[axis] - low, low",
+        f"{MAPPED}[axes-asymmetric-first]",
+    ),
+    Slip(
+        "axes: sums of windows that lie over one another",
+        ALGORITHMS + "axes.py",
+        "range(1 if overlap else first, first + 1)",
+        "range(1, first + 1)",
+        f"{MAPPED}[axes-long-window-first]",
+    ),
+    Slip(
+        "axes: windows of windows not set apart by the dilation",
+        ALGORITHMS + "axes.py",
+        "step * line.dilation",
+        "step",
+        f"{MAPPED}[axes-long-dilated-first]",
+    ),
+    Slip(
+        "axes: the last of equals in place of the first",
+        ALGORITHMS + "axes.py",
+        "first = jnp.minimum(at, bt)",
+        "first = jnp.maximum(at, bt)",
+        f"{MAPPED}[axes-overlap-first]",
+    ),
+    Slip(
+        "axes: sums given back by the padding of the sums",
+        ALGORITHMS + "axes.py",
+        "low, size = (k - 1) * d - geometry.padding[axis][0]",
+        "low, size = geometry.padding[axis][0]",
+        f"{MAPPED}[axes-asymmetric-first]",
+    ),
 ]
 
 VIEWS = "jaxconv/_views.py"

@@ -6,7 +6,7 @@ Measured as the other rules are, see `_rules`.
 import math
 import operator
 
-from ._algorithms import axes, batches, slices, winners
+from ._algorithms import _regions, axes, batches, slices
 from ._algorithms._apart import MOST_UNROLLED
 from ._arrays import HALF
 from ._form import Problem
@@ -37,7 +37,7 @@ def is_large_pool(problem: Problem) -> bool:
     geometry = problem.form.geometry
     if isinstance(geometry, Partition) or not (any(map(any, geometry.padding)) or _meet(problem)):
         return False  # Nothing overlaps, so nothing is copied.
-    if winners.is_by_regions(problem):
+    if _regions.is_by_regions(problem):
         return False
     return problem.choose(batches.part(problem))[0].name in ("axes", "slices", "winners")
 
@@ -53,7 +53,7 @@ def is_axis_by_axis(problem: Problem) -> bool:
     strided, half = max(geometry.stride) > 1, _is_half(problem)
     if problem.projection == "window_argmax":
         some = taps > 9 and geometry.rank > 1 and not (strided or half)
-        return some or taps > winners.MOST_TAPS
+        return some or taps > _regions.MOST_TAPS
     if longest == 2:
         return False
     bare = axes.is_bare(problem)

@@ -14,7 +14,17 @@ from cases import CONV, POOL, TOLERANCE, Case, assert_close, ids
 
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
-from jaxconv._algorithms import _frame, _library, _tiles, _windows, batches, phases, shift, slices
+from jaxconv._algorithms import (
+    _frame,
+    _library,
+    _regions,
+    _tiles,
+    _windows,
+    batches,
+    phases,
+    shift,
+    slices,
+)
 from jaxconv._algorithms.fft import fast_size
 from jaxconv._explain import _equations
 from jaxconv._form import PROJECTIONS, Problem
@@ -503,6 +513,9 @@ def test_window_maps_equal_the_oracle(name, case, last, monkeypatch):
     monkeypatch.setattr(batches, "MOST_PART", 1)
     if last:
         monkeypatch.setattr(slices, "MOST_BYTES", 64)
+    else:
+        monkeypatch.setattr(_regions, "LEAST_BYTES", 0)
+        monkeypatch.setattr(_regions, "LEAST_CHANNELS", 1)
     jaxpr = jax.make_jaxpr(lambda x: jc.max_pool(x, case.window, **case.options))(case.array())
     form = next(_equations(jaxpr.jaxpr, "jaxconv_window_max")).params["form"]
     x = cases.one_batch(case.array(), case.rank)

@@ -20,10 +20,10 @@ from jax import Array, lax
 from .._arrays import accumulator
 from .._form import PROJECTIONS, Problem
 from .._geometry import Geometry
-from . import winners
 from ._algorithm import Algorithm, Map
 from ._apart import Block, apart, collected, cut_up, summed, taken
 from ._frame import result_dtype, solve, sum_dtype
+from ._regions import MOST_TAPS
 
 #: Bytes of images, operands and result, up to which memory is at hand; and of a part's.
 MOST_WHOLE, MOST_PART = 2**25, 2**23
@@ -122,7 +122,7 @@ def _held(problem: Problem) -> int:
     inputs, outputs = math.prod(geometry.spatial), math.prod(geometry.output)
     if not isinstance(geometry, Geometry):
         return inputs + outputs
-    if problem.projection == "window_argmax" and math.prod(geometry.window) > winners.MOST_TAPS:
+    if problem.projection == "window_argmax" and math.prod(geometry.window) > MOST_TAPS:
         return 2 * inputs + outputs
     axes = zip(geometry.output, geometry.window, geometry.stride, strict=True)
     asked = math.prod(m + 2 * (-(-k // s) - 1) for m, k, s in axes)

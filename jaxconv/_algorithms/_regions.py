@@ -1,0 +1,76 @@
+"""Parts of a plane: the middle, where no window holds padding, and what is around it.
+
+XLA:CPU copies an image to pad it. The middle needs none, and written into one array region by
+region, all that is copied is a little around the edge.
+"""
+
+import math
+from typing import NamedTuple
+
+from .._form import Problem
+from .._geometry import Geometry
+from .slices import steps
+
+#: Images are copied rather than taken apart below this, or with fewer channels, no vector of them.
+LEAST_BYTES, LEAST_CHANNELS = 2**21, 8
+#: Most taps of a window: they are written out, for each region.
+MOST_TAPS = 16
+
+
+class Part(NamedTuple):
+    """Elements or windows `start` to `stop` of an axis."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+Region = tuple[Part, ...]
+
+
+def regions(geometry: Geometry, windows: bool) -> list[Region]:
+    """The windows that hold no padding, or the elements all of whose windows there are where
+    nothing is strided; and then what is around them."""
+    inner, edges, whole = [], [], []
+    for axis in range(geometry.rank):
+        k, d, s, outputs = steps(geometry, axis)
+        low, reach = geometry.padding[axis][0], (k - 1) * d
+        if windows:
+            size, first, end = (
+                outputs,
+                -(-low // s),
+                (geometry.spatial[axis] + low - reach - 1) // s + 1,
+            )
+        else:
+            size, first, end = geometry.spatial[axis], reach - low, outputs - low
+        start = min(max(first, 0), size)
+        stop = max(min(end, size), start)
+        inner.append(Part(start, stop))
+        edges.append([Part(0, start), Part(stop, size)])
+        whole.append(Part(0, size))
+    regions = [tuple(inner)]
+    for axis, sides in enumerate(edges):
+        regions += [(*inner[:axis], side, *whole[axis + 1 :]) for side in sides]
+    return [region for region in regions if all(part.size > 0 for part in region)]
+
+
+def starts(region: Region) -> tuple[int, ...]:
+    """Where a region begins in an array of images."""
+    return (0, *(part.start for part in region), 0)
+
+
+def is_by_regions(problem: Problem) -> bool:
+    """Whether images are so large that to copy them would cost more than a few loops."""
+    geometry, (operand, *_) = problem.form.geometry, problem.shapes
+    placed = problem.projection == "place"
+    if not (placed or problem.projection == "window_argmax"):
+        return False
+    if not isinstance(geometry, Geometry) or math.prod(geometry.window) > MOST_TAPS:
+        return False
+    if placed and max(geometry.stride) > 1:
+        return False
+    large = math.prod(operand) * problem.form.dtypes[int(placed)].itemsize >= LEAST_BYTES
+    return large and operand[-1] >= LEAST_CHANNELS
