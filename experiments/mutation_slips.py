@@ -852,8 +852,8 @@ FAST = [
     Slip(
         "winners: the middle begins a window too early",
         ALGORITHMS + "_regions.py",
-        "first = -(-low // s)",
-        "first = low // s",
+        "first = -(-low // s) if",
+        "first = low // s if",
         f"{MAPPED}[winners-asymmetric-first]",
     ),
     Slip(

@@ -37,24 +37,19 @@ def regions(geometry: Geometry, windows: bool) -> list[Region]:
     inner, edges, whole = [], [], []
     for axis in range(geometry.rank):
         k, d, s, outputs = steps(geometry, axis)
-        low, reach = geometry.padding[axis][0], (k - 1) * d
-        if windows:
-            size, first, end = (
-                outputs,
-                -(-low // s),
-                (geometry.spatial[axis] + low - reach - 1) // s + 1,
-            )
-        else:
-            size, first, end = geometry.spatial[axis], reach - low, outputs - low
+        n, low, reach = geometry.spatial[axis], geometry.padding[axis][0], (k - 1) * d
+        size = outputs if windows else n
+        first = -(-low // s) if windows else reach - low
+        end = (n + low - reach - 1) // s + 1 if windows else outputs - low
         start = min(max(first, 0), size)
         stop = max(min(end, size), start)
         inner.append(Part(start, stop))
         edges.append([Part(0, start), Part(stop, size)])
         whole.append(Part(0, size))
-    regions = [tuple(inner)]
+    found = [tuple(inner)]
     for axis, sides in enumerate(edges):
-        regions += [(*inner[:axis], side, *whole[axis + 1 :]) for side in sides]
-    return [region for region in regions if all(part.size > 0 for part in region)]
+        found += [(*inner[:axis], side, *whole[axis + 1 :]) for side in sides]
+    return [region for region in found if all(part.size > 0 for part in region)]
 
 
 def starts(region: Region) -> tuple[int, ...]:
