@@ -626,7 +626,7 @@ FAST = [
         f"{LARGER}[odd-tiles-first]",
     ),
     Slip(
-        "winners: long windows without their last step",
+        "reduce_window: winners of long windows without their last step",
         ALGORITHMS + "reduce_window.py",
         "return [*found, Step((k - size) * d,",
         "return [*found, Step(0 * (k - size) * d,",
@@ -854,14 +854,14 @@ FAST = [
         ALGORITHMS + "_regions.py",
         "first = -(-low // s) if",
         "first = low // s if",
-        f"{MAPPED}[winners-asymmetric-first]",
+        f"{MAPPED}[winners-overlap-first]",
     ),
     Slip(
         "winners: what is given back to the edges, given to the other edge",
         ALGORITHMS + "_placed.py",
         "part.start + low - reach",
         "part.start + low",
-        f"{MAPPED}[winners-overlap-first]",
+        f"{MAPPED}[winners-asymmetric-first]",
     ),
     Slip(
         "axes: padding behind in place of before",
