@@ -850,11 +850,11 @@ FAST = [
         f"{MAPPED}[winners-asymmetric-first]",
     ),
     Slip(
-        "winners: the middle begins a window too early",
+        "winners: a row between the middle and an edge left out",
         ALGORITHMS + "_regions.py",
-        "first = -(-low // s) if",
-        "first = low // s if",
-        f"{MAPPED}[winners-overlap-first]",
+        "Part(stop, size)])",
+        "Part(stop + 1, size)])",
+        f"{MAPPED}[winners-asymmetric-first]",
     ),
     Slip(
         "winners: what is given back to the edges, given to the other edge",
