@@ -106,27 +106,31 @@ def row_sums(
     together. Where there are several x, they are `residues`.
     """
     row, at = axes[along], first + along
-    chunks = -(-row.taken // MOST_ROWS)
-    rows, stride = -(-row.taken // chunks), row.cuts[0][1]
-    reach = (rows - 1) * stride + row.cuts[-1][0] + 1
-    xs = [framed(x, [Frame(at, 0, (chunks - 1) * rows * stride + reach)]) for x in xs]
-    y = framed(y, [Frame(at, 0, chunks * rows)])
+    rows = -(-row.taken // -(-row.taken // MOST_ROWS))
+    whole, rest = divmod(row.taken, rows)
+    stride, last = row.cuts[0][1], row.cuts[-1][0]
 
-    def chunk(number: Any, xs: Sequence[Array], y: Array) -> list[Array]:
-        xs = [_part(x, at, number * rows * stride, reach) for x in xs]
-        y = _part(y, at, number * rows, rows)
+    def chunk(number: Any, size: int, xs: Sequence[Array], y: Array) -> list[Array]:
+        start, reach = number * rows, (size - 1) * stride + last + 1
+        xs = [_part(x, at, start * stride, reach) for x in xs]
+        y = _part(y, at, start, size)
         terms = [_products(xs, y, axes, tap, (first, along), multiply) for tap in others]
-        return _some_together(terms, rows)
+        return _some_together(terms, size)
+
+    def alone(number: int, size: int) -> list[Array]:
+        return apart(functools.partial(chunk, number, size), xs, y)
 
     def step(number: Any, sums: list[Array]) -> list[Array]:
-        return [a + b for a, b in zip(sums, chunk(number, xs, y), strict=True)]
+        return [a + b for a, b in zip(sums, chunk(number, rows, xs, y), strict=True)]
 
     others = [tap for tap in all_taps(axes) if tap[along] == 0]
-    if chunks > MOST_CHUNKS:
-        shapes = jax.eval_shape(functools.partial(chunk, 0), xs, y)
+    each = [alone(whole, rest)] if rest else []
+    if whole + len(each) > MOST_CHUNKS:
+        shapes = jax.eval_shape(functools.partial(chunk, 0, rows), xs, y)
         start = [jnp.zeros(part.shape, part.dtype) for part in shapes]
-        return lax.fori_loop(np.int32(0), np.int32(chunks), step, start)
-    each = [apart(functools.partial(chunk, number), xs, y) for number in range(chunks)]
+        each.append(lax.fori_loop(np.int32(0), np.int32(whole), step, start))
+    else:
+        each += [alone(number, rows) for number in range(whole)]
     return [total(parts) for parts in zip(*each, strict=True)]
 
 
