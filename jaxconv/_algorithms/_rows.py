@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from ._several import together
 
 #: Rows of one expression, images of at most so many rows being added up in it together; and
 #: expressions written out, before there is a loop over them.
-MOST_ROWS, FEW_ROWS, MOST_CHUNKS = 56, 28, 2
+MOST_ROWS, FEW_ROWS, MOST_CHUNKS = 56, 28, 4
 #: Sums that are computed by one loop, which reads once what they share, and products of it.
 MOST_TOGETHER, MOST_PRODUCTS = 5, 168
 #: The least length of the lines that a single axis is cut into, so that they fill vectors.
@@ -37,6 +36,7 @@ class Axis(NamedTuple):
         residues: how many results belong to each of them.
         crop: the first result that is wanted.
         size: how many are wanted.
+        origin: where the elements of a cut begin in what they are multiplied with.
     """
 
     start: int
@@ -46,6 +46,7 @@ class Axis(NamedTuple):
     residues: int
     crop: int
     size: int
+    origin: int = 0
 
 
 def all_taps(axes: Sequence[Axis]) -> itertools.product:
@@ -108,29 +109,38 @@ def row_sums(
     row, at = axes[along], first + along
     rows = -(-row.taken // -(-row.taken // MOST_ROWS))
     whole, rest = divmod(row.taken, rows)
-    stride, last = row.cuts[0][1], row.cuts[-1][0]
+    (begin, stride), (last, _) = row.cuts[0], row.cuts[-1]
 
-    def chunk(number: Any, size: int, xs: Sequence[Array], y: Array) -> list[Array]:
-        start, reach = number * rows, (size - 1) * stride + last + 1
-        xs = [_part(x, at, start * stride, reach) for x in xs]
-        y = _part(y, at, start, size)
-        terms = [_products(xs, y, axes, tap, (first, along), multiply) for tap in others]
-        return _some_together(terms, size)
+    def alone(start: int, size: int) -> list[Array]:
+        def sums(xs: Sequence[Array], y: Array) -> list[Array]:
+            shifted = tuple((at + start * step, step) for at, step in row.cuts)
+            part = row._replace(cuts=shifted, taken=size, origin=row.origin + start)
+            return tap_sums(part, xs, y)
 
-    def alone(number: int, size: int) -> list[Array]:
-        return apart(functools.partial(chunk, number, size), xs, y)
+        return apart(sums, xs, y)
 
     def step(number: Any, sums: list[Array]) -> list[Array]:
-        return [a + b for a, b in zip(sums, chunk(number, rows, xs, y), strict=True)]
+        reach = (rows - 1) * stride + last - begin + 1
+        starts = begin + number * rows * stride, row.origin + number * rows
+        parts = [lax.dynamic_slice_in_dim(x, starts[0], reach, at) for x in xs]
+        errors = lax.dynamic_slice_in_dim(y, starts[1], rows, at)
+        shifted = tuple((at - begin, step) for at, step in row.cuts)
+        part = row._replace(cuts=shifted, taken=rows, origin=0)
+        return [a + b for a, b in zip(sums, tap_sums(part, parts, errors), strict=True)]
+
+    def tap_sums(row: Axis, xs: Sequence[Array], y: Array) -> list[Array]:
+        own = [*axes[:along], row, *axes[along + 1 :]]
+        terms = [_products(xs, y, own, tap, (first, along), multiply) for tap in others]
+        return _some_together(terms, row.taken)
 
     others = [tap for tap in all_taps(axes) if tap[along] == 0]
-    each = [alone(whole, rest)] if rest else []
+    each = [alone(whole * rows, rest)] if rest else []
     if whole + len(each) > MOST_CHUNKS:
-        shapes = jax.eval_shape(functools.partial(chunk, 0, rows), xs, y)
+        shapes = jax.eval_shape(functools.partial(alone, 0, rows))
         start = [jnp.zeros(part.shape, part.dtype) for part in shapes]
         each.append(lax.fori_loop(np.int32(0), np.int32(whole), step, start))
     else:
-        each += [alone(number, rows) for number in range(whole)]
+        each += [alone(number * rows, rows) for number in range(whole)]
     return [total(parts) for parts in zip(*each, strict=True)]
 
 
@@ -140,77 +150,6 @@ def _some_together(sums: Sequence[Array], products: int) -> list[Array]:
     each = -(-len(sums) // -(-len(sums) // most))
     shares = (sums[at : at + each] for at in range(0, len(sums), each))
     return [part for share in shares for part in together(share)]
-
-
-def edge_rows(x: Array, axes: Sequence[Axis]) -> list[int]:
-    """The rows along the last axis that lie in the padding with some of their taps."""
-    row, size = axes[-1], x.shape[len(axes)]
-    return [r for r in range(row.taken) if len(_inside(row, r, size)) < len(row.cuts)]
-
-
-def unpadded_sums(x: Array, y: Array, axes: Sequence[Axis]) -> list[Array]:
-    """`(taps, c)` for each tap of the other axes, of images `(n, *spatial, c)` that are not padded,
-    rows along the last axis: what lies in the padding is left out, and the few rows that do so in
-    part are summed on their own."""
-    row, edges = axes[-1], edge_rows(x, axes)
-    inner = [r for r in range(row.taken) if r not in edges]
-
-    def summed(rows: list[int], taps: range, cuts: _Cuts) -> Array:
-        products = functools.partial(_row_products, row, rows, taps, cuts)
-        sums = apart(products, x, y).sum(tuple(range(len(axes))))
-        return framed(sums, [Frame(0, -taps[0], len(row.cuts))])
-
-    results = []
-    for tap in all_taps(axes[:-1]):
-        cuts = _within(x.shape, axes[:-1], tap)
-        parts = [(inner[at : at + MOST_ROWS], range(len(row.cuts)))
-                 for at in range(0, len(inner), MOST_ROWS)]  # fmt: skip
-        parts += [([r], _inside(row, r, x.shape[len(axes)])) for r in edges]
-        terms = [summed(rows, taps, cuts) for rows, taps in parts if taps] if cuts else []
-        results.append(total(terms) if terms else jnp.zeros((len(row.cuts), x.shape[-1]), x.dtype))
-    return results
-
-
-#: What a tap reads of x and what it is multiplied with, as cuts.
-_Cuts = tuple[list[tuple[int, int, int, int]], list[tuple[int, int, int, int]]]
-
-
-def _inside(row: Axis, r: int, size: int) -> range:
-    """The taps of a row that lie in an axis of so many elements."""
-    places = [row.start + begin + r * step for begin, step in row.cuts]
-    taps = [tap for tap, place in enumerate(places) if 0 <= place < size]
-    return range(taps[0], taps[-1] + 1) if taps else range(0)
-
-
-def _within(shape: Sequence[int], axes: Sequence[Axis], tap: Sequence[int]) -> _Cuts | None:
-    """What a tap reads of images of this shape along these axes, and the results that do."""
-    reads, errors = [], []
-    for number, (axis, j) in enumerate(zip(axes, tap, strict=True)):
-        (begin, step), size = axis.cuts[j], shape[1 + number]
-        first = axis.start + begin
-        low, high = max(0, -(first // step)), min(axis.taken, (size - 1 - first) // step + 1)
-        if high <= low:
-            return None
-        reads.append((1 + number, first + low * step, high - low, step))
-        errors.append((1 + number, low, high - low, 1))
-    return reads, errors
-
-
-def _row_products(
-    row: Axis, rows: Sequence[int], taps: range, cuts: _Cuts, x: Array, y: Array
-) -> Array:
-    """Products of rows that have these taps, added over rows: `(n, *others, taps, c)`.
-
-    All is cut here, in the loop of the products: what is cut out before it would be copied.
-    """
-    at, stride = x.ndim - 2, row.cuts[0][1]
-    dilation = row.cuts[1][0] - row.cuts[0][0] if len(row.cuts) > 1 else 1
-    first = row.start + row.cuts[taps[0]][0] + rows[0] * stride
-    reach = (len(rows) - 1) * stride + (len(taps) - 1) * dilation + 1
-    x = cut(x, [*cuts[0], (at, first, reach, 1)])
-    y = cut(y, [*cuts[1], (at, rows[0], len(rows), 1)])
-    own = row._replace(start=0, cuts=tuple((tap * dilation, stride) for tap in range(len(taps))))
-    return _products([x], y, [own], (0,), (at, 0), operator.mul)
 
 
 def _products(
@@ -224,22 +163,17 @@ def _products(
     """The products of all rows of y, and of the images added up together, for all taps of the row
     axis and one of each other; each operand is cut once, or XLA would hold what is cut again."""
     first, along = place
-    at, n, rows, row = first + along, y.shape[0], y.shape[first + along], axes[along]
-    few = range(2, FEW_ROWS // rows + 1)
+    at, n, row = first + along, y.shape[0], axes[along]
+    few = range(2, FEW_ROWS // row.taken + 1)
     together = max((images for images in few if n % images == 0), default=1)
     cuts, terms = tap_cuts(axes, tap, first), []
-    stride, taps = row.cuts[0][1], len(row.cuts)
-    dilation = row.cuts[1][0] if taps > 1 else 1
-    for image, r in itertools.product(range(together), range(rows)):
+    errors = [(first + number, axis.origin, axis.taken, 1) for number, axis in enumerate(axes)]
+    (begin, stride), taps = row.cuts[0], len(row.cuts)
+    dilation = row.cuts[1][0] - begin if taps > 1 else 1
+    for image, r in itertools.product(range(together), range(row.taken)):
         images = (0, image, n // together, together)
-        cuts[along] = (at, r * stride, taps, dilation)
+        cuts[along] = (at, begin + r * stride, taps, dilation)
+        errors[along] = (at, row.origin + r, 1, 1)
         value = residue_cut(xs, [images, *cuts])
-        terms.append(multiply(value, cut(y, [images, (at, r, 1, 1)])))
+        terms.append(multiply(value, cut(y, [images, *errors])))
     return nested(terms, 8)
-
-
-def _part(array: Array, axis: int, start: Any, length: int) -> Array:
-    """So many elements of an axis; where they begin may be known in the loop only."""
-    if isinstance(start, int):
-        return cut(array, [(axis, start, length, 1)])
-    return lax.dynamic_slice_in_dim(array, start, length, axis)

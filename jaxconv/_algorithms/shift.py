@@ -36,24 +36,14 @@ from ._frame import (
     residues,
     result_dtype,
     sum_dtype,
+    total,
     widened,
 )
-from ._rows import (
-    Axis,
-    Multiply,
-    all_taps,
-    edge_rows,
-    line_sums,
-    nested,
-    row_sums,
-    tap_cuts,
-    unpadded_sums,
-)
+from ._regions import LEAST_BYTES, Part, Region, regions
+from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
 MOST_TERMS = 256
-#: Rows that lie in the padding in part, up to which nothing is padded: a copy would take longer.
-MOST_EDGES = 2
 #: Channels last, fewer channels than this do not fill a vector: computed channels first.
 FEWEST_LANES = 8
 
@@ -283,7 +273,7 @@ def _kernel_grad(axes: list[Axis], problem: Problem, x: Array, y: Array) -> Arra
     form, dtype = problem.form, sum_dtype(problem)
     x, y = x.astype(dtype), y.astype(dtype)
     if form.layout.channels_last:
-        w = _kernel_grad_last(x, y, axes)
+        w = _kernel_grad_last(x, y, axes, form.geometry)
     else:
         w = _kernel_grad_first(x, y, axes, _pairs(*blocks(form, problem.shapes, "kernel_grad")))
     shape = form.result_shape("kernel_grad", *problem.shapes)
@@ -302,16 +292,31 @@ def _pairs(groups: int, inputs: int, outputs: int) -> Multiply:
     return multiply
 
 
-def _kernel_grad_last(x: Array, y: Array, axes: list[Axis]) -> Array:
+def _kernel_grad_last(x: Array, y: Array, axes: list[Axis], geometry: Geometry) -> Array:
     """`(*window, g)` of images `(n, *spatial, g)`."""
-    plain = len(axes) > 1 and all(step == 1 for axis in axes for _, step in axis.cuts)
-    if plain and 0 < len(edge_rows(x, axes)) <= MOST_EDGES:
-        return jnp.stack(unpadded_sums(x, y, axes))
-    x = framed(x, _frames(axes, 1))
     if len(axes) == 1:
-        sums = line_sums([x], y, axes[0], 1, operator.mul)
+        sums = line_sums([framed(x, _frames(axes, 1))], y, axes[0], 1, operator.mul)
         return jnp.stack([part.sum((0, 1)) for part in sums])
-    sums = row_sums([x], y, axes, 1, len(axes) - 1, operator.mul)
+    parts = regions(geometry, windows=True)
+    if not (len(parts) > 1 and math.prod(x.shape) * x.dtype.itemsize >= LEAST_BYTES):
+        parts = [tuple(Part(0, outputs) for outputs in geometry.output)]
+    return total([_region_sums(x, y, axes, region) for region in parts])
+
+
+def _region_sums(x: Array, y: Array, axes: list[Axis], region: Region) -> Array:
+    """`_kernel_grad_last` of a region's errors; x is copied only where some of it is padding."""
+    own, frames, padded = [], [], False
+    for number, (axis, part) in enumerate(zip(axes, region, strict=True)):
+        stride, last = axis.cuts[0][1], axis.cuts[-1][0]
+        start, length = axis.start + part.start * stride, (part.size - 1) * stride + last + 1
+        padded |= start < 0 or start + length > x.shape[1 + number]
+        frames.append(Frame(1 + number, start, length))
+        cuts = tuple((start + begin, step) for begin, step in axis.cuts)
+        own.append(axis._replace(cuts=cuts, taken=part.size, origin=part.start))
+    if padded:
+        x = framed(x, frames)
+        own = [axis._replace(cuts=like.cuts) for axis, like in zip(own, axes, strict=True)]
+    sums = row_sums([x], y, own, 1, len(axes) - 1, operator.mul)
     return jnp.stack([part.sum((0, *range(1, len(axes)))) for part in sums])
 
 
