@@ -7,8 +7,8 @@ Position `Q*s + r - low` of x meets tap `j*s + r` of w alone, so with residues a
     input_grad(y, w)        =  depth to space of input_grad(y, w')
     kernel_grad(x, y)       =  the same of kernel_grad(x', y)
 
-Where channels are many, or in groups, whose channels stay together, the input gradient is taken
-residue by residue, each with the taps that it has. XLA:CPU's convolution with a dilated input, the
+Where channels are many the input gradient is taken residue by residue, each with the taps that it
+has. XLA:CPU's convolution with a dilated input, the
 usual form of that gradient, multiplies mostly zeros, in 3-D one element after the other.
 """
 
@@ -23,9 +23,9 @@ from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._frame import Frame, framed, own_frames, quotients, residue_frames, solve
 
-#: Most input channels for which residues become channels of an input gradient in spite of taps that
-#: are zero.
-FEW_CHANNELS = 32
+#: Most input channels, in all or of each of several groups, for which residues become channels of
+#: an input gradient in spite of taps that are zero.
+FEW_CHANNELS, FEW_OF_GROUP = 32, 12
 #: Most residues that are computed one after the other: compile time grows with them.
 MOST_RESIDUES = 16
 
@@ -40,9 +40,9 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     """x' = input_grad(y, w'), and depth to space."""
     geometry, layout = problem.form.geometry, problem.form.layout
     even = all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True))
-    many = not even and layout.split_kernel(w.shape)[1] > FEW_CHANNELS
-    many &= math.prod(geometry.stride) <= MOST_RESIDUES
-    if many or geometry.groups > 1:
+    few = FEW_CHANNELS if geometry.groups == 1 else FEW_OF_GROUP
+    many = not even and layout.split_kernel(w.shape)[1] > few
+    if many and math.prod(geometry.stride) <= MOST_RESIDUES:
         return _by_residues(problem, y, w)
     x = solve(problem, "input_grad", _deep(geometry), y, _kernel_to_depth(problem, w))
     return _image_to_space(problem, x)
@@ -84,7 +84,7 @@ def _deep(geometry: Geometry) -> Geometry:
     reach = ((k - 1) * d for k, d in zip(taps, geometry.dilation, strict=True))
     spatial = tuple(m + r for m, r in zip(geometry.output, reach, strict=True))
     ones, none = (1,) * geometry.rank, ((0, 0),) * geometry.rank
-    return Geometry(spatial, taps, ones, none, geometry.dilation)
+    return Geometry(spatial, taps, ones, none, geometry.dilation, geometry.groups)
 
 
 def _image_frames(geometry: Geometry, first: int) -> list[Frame]:
@@ -100,8 +100,11 @@ def _image_to_depth(problem: Problem, x: Array) -> Array:
 
 
 def _image_to_space(problem: Problem, x: Array) -> Array:
-    geometry = problem.form.geometry
+    geometry, groups = problem.form.geometry, problem.form.geometry.groups
     first = problem.form.layout.first_spatial(x.ndim)
+    if problem.form.layout.channels_last and groups > 1:  # Residues are within each group.
+        by_group = x.reshape(*x.shape[:-1], groups, math.prod(geometry.stride), -1)
+        x = jnp.swapaxes(by_group, -2, -3).reshape(x.shape)
     x = _to_space(problem, x, first, tuple(_deep(geometry).spatial))
     return framed(x, own_frames(geometry, first))
 
