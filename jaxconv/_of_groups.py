@@ -11,10 +11,12 @@ from ._algorithms import phases
 from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import is_for
 from ._form import Problem
-from ._rules import area, for_cpu, has_fast_residues, is_little, widths
+from ._rules import LEAST_PRODUCTS, area, for_cpu, has_fast_residues, is_little, widths
 
-#: Bytes of the windows of a group, written out, that are taken as one.
-MOST_TO_A_GROUP = 6 * 2**20
+#: Bytes of a group's windows, written out, that are taken as one; as lines, channels first.
+MOST_TO_A_GROUP, MOST_IN_LINES = 6 * 2**20, 3.6 * 2**20
+#: Positions of all images that are few.
+FEW_POSITIONS = 2000
 
 
 @for_cpu
@@ -25,7 +27,7 @@ def is_slim(problem: Problem) -> bool:
         few = inputs * outputs <= (8 if problem.form.geometry.rank == 3 else 2)
         return few or _is_slim_in_lines(problem, inputs, outputs)
     if problem.projection == "kernel_grad" and sum_dtype(problem) == np.float32:
-        return inputs * outputs <= 64 and not _has_own_products(problem)
+        return _has_slim_gradient(problem)
     if inputs * outputs > 64 or groups > 1:
         return inputs * outputs <= 64
     results, summed, taps = widths(problem)
@@ -57,7 +59,9 @@ def is_between(problem: Problem) -> bool:
     """Groups of too many channels for loops, and too few for products of their own."""
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     if problem.projection == "kernel_grad":
-        return _has_batched_gradient(problem)
+        if groups == 1 or sum_dtype(problem) != np.float32:
+            return False
+        return not (_has_slim_gradient(problem) or _has_own_products(problem))
     geometry = problem.form.geometry
     few = groups >= 4 and 64 <= inputs * outputs <= 128
     plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32
@@ -66,32 +70,33 @@ def is_between(problem: Problem) -> bool:
     return few and plain and taken and 9 <= math.prod(geometry.window) <= 25
 
 
-def _has_batched_gradient(problem: Problem) -> bool:
-    """Kernel gradients of groups of some pairs of channels, whose windows are no more than a cache
-    holds; channels first, of more pairs, or large windows, or many groups."""
-    groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    taps, pairs = math.prod(problem.form.geometry.window), inputs * outputs
+def _has_slim_gradient(problem: Problem) -> bool:
+    """Kernel gradients of groups of so few pairs of channels that loops over all of them at once
+    are quickest; channels first, where rows are the vectors, of few products or many positions."""
+    _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
+    groups, pairs = problem.form.geometry.groups, inputs * outputs
     count = problem.shapes[0][0] * area(problem)
-    if groups == 1 or sum_dtype(problem) != np.float32 or _has_own_products(problem):
-        return False
     if problem.form.layout.channels_last:
-        least = 3 if problem.form.geometry.rank == 1 else 4
-        return taps >= least and (pairs >= 64 or (pairs >= 32 and count >= 3000))
-    some = pairs >= 64 and (taps >= 20 or groups >= 8)
-    return (pairs >= 128 or some or (pairs >= 32 and taps >= 25)) and taps >= 9 and count >= 150
+        some = groups * pairs <= 400 or count > 2 * FEW_POSITIONS
+        return pairs <= (18 if some else 8)
+    products = pairs * math.prod(problem.form.geometry.window)
+    if count > FEW_POSITIONS:
+        return products <= 900
+    return pairs <= 9 or products <= 200
 
 
 def _has_own_products(problem: Problem) -> bool:
-    """Kernel gradients of groups that oneDNN has fast products for, one by one: whose windows,
-    written out, are more than a cache holds, or few groups of few results or of large windows."""
+    """Kernel gradients of groups that oneDNN has fast products for, one by one: few groups of few
+    results, or windows that are more, written out, than a cache holds."""
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
-    if not is_for(problem) or inputs * outputs < 24:
-        return False
     count, taps = problem.shapes[0][0] * area(problem), math.prod(problem.form.geometry.window)
-    windows = count * inputs * taps * sum_dtype(problem).itemsize
-    few = min(inputs, outputs) < 4 or (taps >= 25 and count >= 2000)
-    few &= problem.form.layout.channels_last and groups <= 8
-    return few or windows > MOST_TO_A_GROUP
+    if not is_for(problem):
+        return False
+    products = count * taps * inputs * outputs
+    if min(inputs, outputs) < 4 and groups <= 8 and products >= LEAST_PRODUCTS:
+        return True
+    windows, last = count * inputs * taps * 4, problem.form.layout.channels_last
+    return windows > MOST_TO_A_GROUP if last else count > FEW_POSITIONS and windows > MOST_IN_LINES
 
 
 @for_cpu
