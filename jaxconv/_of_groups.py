@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ._algorithms import phases
+from ._algorithms import phases, shift
 from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import is_for
 from ._form import Problem
@@ -61,7 +61,8 @@ def is_between(problem: Problem) -> bool:
     if problem.projection == "kernel_grad":
         if groups == 1 or sum_dtype(problem) != np.float32:
             return False
-        return not (_has_slim_gradient(problem) or _has_own_products(problem))
+        by_loops = _has_slim_gradient(problem) and shift.refuses(problem) is None
+        return not (by_loops or _has_own_products(problem))
     geometry = problem.form.geometry
     few = groups >= 4 and 64 <= inputs * outputs <= 128
     plain = geometry.stride == (1, 1) and sum_dtype(problem) == np.float32

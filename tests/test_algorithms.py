@@ -111,7 +111,7 @@ def assert_projections(name, case, last):
 LARGER = [
     (Case("rows", (3, 4, 40, 9), (4, 1, 3, 3), {"groups": 4, "padding": 1}), "shift"),
     (Case("rows-strided", (2, 3, 61, 8), (6, 1, 5, 3), {"groups": 3, "stride": 2}), "shift"),
-    (Case("many-rows", (1, 8, 130, 3), (8, 1, 3, 2), {"groups": 8, "dilation": (2, 1)}), "shift"),
+    (Case("many-rows", (1, 8, 250, 3), (8, 1, 3, 2), {"groups": 8, "dilation": (2, 1)}), "shift"),
     (Case("two-chunks", (2, 3, 70, 5), (3, 1, 3, 2), {"groups": 3, "stride": (1, 2)}), "shift"),
     (Case("line", (2, 3, 150), (3, 1, 4), {"groups": 3, "padding": ((3, 0),)}), "shift"),
     (Case("line-strided", (2, 2, 151), (4, 2, 7), {"stride": 3, "padding": 2}), "shift"),
@@ -159,6 +159,7 @@ LARGER = [
     (Case("slim-groups", (3, 6, 9, 5), (8, 3, 3, 2), {"groups": 2, "padding": 1}), "grouped"),
     (Case("group-by-group", (2, 24, 9, 5), (12, 4, 3, 3), {"groups": 6, "padding": 1}), "grouped"),
     (Case("some-groups", (1, 32, 7, 5), (16, 2, 3, 2), {"groups": 16, "stride": 2}), "grouped"),
+    (Case("taps-of-groups", (1, 4, 14, 13), (4, 1, 12, 11), {"groups": 4, "stride": 2}), "grouped"),
     (Case("images", (7, 4, 6, 5), (4, 2, 3, 3), {"groups": 2, "padding": 1}), "batches"),
     (Case("image-pairs", (8, 2, 31), (3, 2, 4), {"stride": 2}), "batches"),
     (Case("large-window", (2, 3, 30, 21), (3, 1, 13, 11), {"groups": 3, "padding": 5}), "fft"),
@@ -178,6 +179,8 @@ LARGER = [
 @pytest.mark.parametrize(("case", "name"), LARGER, ids=[case.id for case, _ in LARGER])
 def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(phases, "FEW_CHANNELS", 0)
+    monkeypatch.setattr(phases, "FEW_OF_GROUP", 0)
+    monkeypatch.setattr(shift, "LEAST_BYTES", 0)
     monkeypatch.setattr(_tiles, "MOST_BYTES", 4096)
     monkeypatch.setattr(_frame, "MOST_BLOCK", 4096)
     monkeypatch.setattr(batches, "MOST_PART", 4096)

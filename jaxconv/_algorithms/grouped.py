@@ -35,8 +35,10 @@ from ._frame import (
 def refuses(problem: Problem) -> str | None:
     """Strided input gradients, large windows or images."""
     geometry = problem.form.geometry
-    if math.prod(geometry.window) > patches.MOST_TAPS:
-        return f"it writes out at most {patches.MOST_TAPS} taps of a window"
+    gradient = problem.projection == "kernel_grad"
+    most = patches.MOST_TAPS_IN_RUNS if gradient else patches.MOST_TAPS
+    if math.prod(geometry.window) > most:
+        return f"it writes out at most {most} taps of a window"
     if problem.projection == "input_grad" and geometry.stride != (1,) * geometry.rank:
         return "it has no strided input gradient"
     return _windows.refuses(problem)
