@@ -588,7 +588,7 @@ FAST = [
         ALGORITHMS + "shift.py",
         "cuts = tuple((start + begin, step)",
         "cuts = tuple((begin, step)",
-        f"{LARGER}[volume-lanes-last]",
+        f"{LARGER}[cropped-lanes-last]",
     ),
     Slip(
         "phases: residues in front of the groups",
