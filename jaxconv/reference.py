@@ -65,12 +65,20 @@ def pool2d(
     """`Y[i, j] = max (or mean) of X[i:i+ph, j:j+pw]` (notes, section 5)."""
     X = jnp.asarray(X)
     h, w = X.shape[0] - pool_size[0] + 1, X.shape[1] - pool_size[1] + 1
-    reduce = jnp.max if mode == "max" else jnp.mean
+    reduce = _greatest if mode == "max" else jnp.mean
 
     def at(i: Array, j: Array) -> Array:
         return reduce(lax.dynamic_slice(X, (i, j), pool_size))
 
     return jax.vmap(lambda i: jax.vmap(lambda j: at(i, j))(jnp.arange(w)))(jnp.arange(h))
+
+
+def _greatest(window: Array, axis: Any = None) -> Array:
+    """`window.max(axis)`, NaN the greatest: XLA:CPU's own may pass over it (jax 0.10.2)."""
+    greatest = window.max(axis)
+    if not jnp.issubdtype(window.dtype, jnp.floating):
+        return greatest
+    return jnp.where(jnp.isnan(window).any(axis), jnp.asarray(jnp.nan, window.dtype), greatest)
 
 
 def conv(
@@ -132,7 +140,7 @@ def max_pool(
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     nothing = -jnp.inf if floating else jnp.iinfo(x.dtype).min
     pool = _Pool(window, stride, padding, dilation, ceil_mode, layout)
-    return pool.run(jnp.max, x, padded_with=nothing)
+    return pool.run(_greatest, x, padded_with=nothing)
 
 
 def avg_pool(

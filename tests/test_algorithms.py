@@ -557,3 +557,19 @@ def test_window_maps_equal_the_oracle(name, case, last, monkeypatch):
         for at in np.ndindex(*index.shape):
             want[(*at[:2], index[at])] += y[at]
         assert_close(back, planes(want[..., :-1].reshape(x.shape)), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["reduce_window", "axes", "slices"])
+@pytest.mark.parametrize(
+    ("window", "stride"), [((2, 2), (2, 2)), ((1, 3), (3, 1)), ((33, 1), (1, 1))]
+)
+def test_maxima_of_large_arrays_keep_nan(name, window, stride):
+    """XLA:CPU gives what it takes for maxima of whole axes to a library that passes over NaN."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 33, 32, 32)).astype("float32")
+    x[rng.random(x.shape) < 0.001] = np.nan
+    pool = functools.partial(jc.max_pool, window=window, stride=stride, layout="NHWC")
+    form = next(_equations(jax.make_jaxpr(pool)(x).jaxpr, "jaxconv_window_max")).params["form"]
+    got = jax.jit(lambda x: forced(name, "window_max", form, (x,)))(x)
+    windows = np.lib.stride_tricks.sliding_window_view(x, window, (1, 2))
+    np.testing.assert_array_equal(got, windows[:, :: stride[0], :: stride[1]].max((-1, -2)))

@@ -1,5 +1,7 @@
 """Values of the convolutions and pools against oracles, in every dtype and both layouts."""
 
+import functools
+import math
 from typing import Any
 
 import cases
@@ -391,3 +393,52 @@ def test_arrays_of_numpy_and_wrappers_are_taken():
 
     x = np.arange(4.0).reshape(1, 4)
     np.testing.assert_array_equal(jc.conv(x, Parameter()), [[1, 3, 5]])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [((2, 2), 2), ((3, 3), 1), ((1, 1), 3), ((3, 1), (2, 3)), ((33, 32), 1), ((33, 1), 1)],
+)
+def test_nan_wins_in_large_arrays(window, stride, last):
+    """XLA:CPU gives some maxima of large arrays to a library that passes over NaN."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 32, 33, 32)).astype("float32")
+    x[rng.random(x.shape) < 0.001] = np.nan
+    steps = stride if isinstance(stride, tuple) else (stride, stride)
+    windows = np.lib.stride_tricks.sliding_window_view(x, window, (2, 3))
+    windows = windows[:, :, :: steps[0], :: steps[1]].reshape(*x.shape[:2], -1, math.prod(window))
+    want, at = windows.max(-1), windows.argmax(-1)  # The first NaN, if there is one.
+    corner = np.arange(33 * 32).reshape(33, 32)[
+        : 34 - window[0] : steps[0], : 33 - window[1] : steps[1]
+    ]
+    index = corner.reshape(-1) + at // window[1] * 32 + at % window[1]
+
+    def flat(image):
+        image = jnp.moveaxis(image, -1, 1) if last else image
+        return image.reshape(*image.shape[:2], -1)
+
+    image, layout = jnp.asarray(np.moveaxis(x, 1, -1) if last else x), "NHWC" if last else "NCHW"
+    pool = functools.partial(jc.max_pool, stride=stride, layout=layout)
+    y, where = pool(image, window, return_indices=True)
+    np.testing.assert_array_equal(flat(y), want)
+    np.testing.assert_array_equal(flat(where), index)
+    least = jc.min_pool(-image, window, stride=stride, layout=layout)
+    np.testing.assert_array_equal(flat(least), -want)
+    np.testing.assert_array_equal(
+        flat(jc.reference.max_pool(image, window, stride=stride, layout=layout)), want
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 7)])
+def test_nan_wins_in_large_adaptive_windows(size):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 32, 33, 32)).astype("float32")
+    x[rng.random(x.shape) < 0.001] = np.nan
+    got = jc.adaptive_max_pool(jnp.asarray(x), size)
+    for i, j in np.ndindex(*size):
+        rows, columns = (
+            slice(at * n // m, -(-(at + 1) * n // m))
+            for at, n, m in zip((i, j), (33, 32), size, strict=True)
+        )
+        np.testing.assert_array_equal(got[..., i, j], x[..., rows, columns].max((2, 3)))

@@ -15,13 +15,15 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Partition
 from ._algorithm import Algorithm
+from ._greatest import greatest
 
 
 def window_max(problem: Problem, x: Array) -> Array:
     """y[i] = max of x over window i; NaN wins."""
     for axis in range(problem.form.geometry.rank):
         taps, _ = _taps(problem.form.geometry, axis)
-        x = jnp.take(x, taps, axis=axis + 1, mode="clip").max(axis=axis + 2)
+        windows = jnp.take(x, taps, axis=axis + 1, mode="clip")
+        x = greatest(windows, axis + 2, problem.platform).squeeze(axis + 2)
     return x
 
 

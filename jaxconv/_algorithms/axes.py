@@ -26,6 +26,7 @@ from .._lax import by_lax
 from ._algorithm import Algorithm
 from ._apart import apart
 from ._frame import Frame, cut, framed, lowest_rank, ranked, unranked, wide
+from ._greatest import greater
 from .reduce_window import lowest
 from .slices import in_parts, steps
 
@@ -184,12 +185,14 @@ def _along(line: _Line, arrays: Arrays, outside: Sequence[Any], reducer: Reducer
         pairs = zip(arrays, outside, strict=True)
         arrays, padding = tuple(framed(array, [frame], value) for array, value in pairs), (0, 0)
     for number, (taps, step) in enumerate(line.passes):
-        last = number == len(line.passes) - 1
+        stride = line.stride if number == len(line.passes) - 1 else 1
+        read = arrays[0].shape[1] + (0 if number else sum(padding))
+        alone = taps <= stride or read <= (taps - 1) * step * line.dilation + stride
         reduce = functools.partial(
             lax.reduce_window,
-            computation=reducer,
+            computation=greater if reducer is lax.max and alone else reducer,
             window_dimensions=(1, taps, 1),
-            window_strides=(1, line.stride if last else 1, 1),
+            window_strides=(1, stride, 1),
             padding=[(0, 0), (0, 0) if number else padding, (0, 0)],
             window_dilation=(1, step * line.dilation, 1),
         )

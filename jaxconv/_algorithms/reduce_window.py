@@ -19,11 +19,18 @@ from .._form import Problem
 from .._geometry import Geometry
 from .._lax import by_lax
 from ._algorithm import Algorithm
+from ._greatest import greater
 
 
 def window_max(problem: Problem, x: Array) -> Array:
     """y[s] = max_a x[s*stride + a*dilation - low]; NaN wins, padding never does."""
-    return _reduce(problem.form.geometry, x, lowest(x.dtype), lax.max)
+    geometry = problem.form.geometry
+    alone = any(
+        k <= s > 1 or 1 == m < k
+        for k, s, m in zip(geometry.window, geometry.stride, geometry.output, strict=True)
+    )
+    loses = problem.platform == "cpu" and alone and jnp.issubdtype(x.dtype, jnp.inexact)
+    return _reduce(geometry, x, lowest(x.dtype), greater if loses else lax.max)
 
 
 def window_sum(problem: Problem, x: Array) -> Array:

@@ -38,6 +38,7 @@ from ._frame import (
     residue_frames,
     unranked,
 )
+from ._greatest import greatest
 from .reduce_window import lowest
 
 #: Windows of at most so many taps are one expression.
@@ -122,8 +123,9 @@ def is_whole(geometry: Geometry) -> bool:
 def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Array:
     """All windows' elements combined; `outside` is what padding is made of."""
     if is_whole(geometry) and geometry.window == geometry.spatial:
-        axes = tuple(range(1, x.ndim - 1))
-        return (x.max if combine is lax.max else x.sum)(axes).reshape(len(x), *geometry.output, -1)
+        plane = x.reshape(len(x), -1, x.shape[-1])
+        found = greatest(plane, 1, "cpu") if combine is lax.max else plane.sum(1)
+        return found.reshape(len(x), *geometry.output, -1)
     frames = read_frames(geometry, 1)
     if math.prod(geometry.window) <= MOST_TAPS:
         x = framed(x, frames, outside)

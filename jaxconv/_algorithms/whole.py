@@ -18,6 +18,7 @@ from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import apart
+from ._greatest import greatest
 from .slices import is_whole
 
 
@@ -25,8 +26,7 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     """The first greatest element's position, NaN the greatest."""
     plane = math.prod(problem.form.geometry.spatial)
     line = x.reshape(x.shape[0], plane, x.shape[-1])
-    greatest = line.max(1, keepdims=True)
-    wins = (line == greatest) | (line != line)
+    wins = (line == greatest(line, 1, problem.platform)) | (line != line)
     at = jnp.where(wins, lax.broadcasted_iota(np.int32, line.shape, 1), np.int32(plane))
     return at.min(1).reshape(problem.form.output_shape(x.shape))
 
