@@ -1,5 +1,6 @@
 """Every algorithm through every case: its three projections against the form, in both layouts."""
 
+import functools
 import itertools
 import math
 from typing import Any
