@@ -16,6 +16,8 @@ from ._rules import on_one_cpu
 #: Rows of so many numbers are neither so short that a loop over slices of them does little at a
 #: time, nor so long that the copy it reads costs more than a second pass.
 FROM_WIDTH, TO_WIDTH = 16, 48
+#: Numbers of a row of a few channels that are many.
+WIDE = 300
 
 
 def is_adaptive(problem: Problem) -> bool:
@@ -66,8 +68,10 @@ def is_axis_by_axis(problem: Problem) -> bool:
     if geometry.rank == 1:
         large = math.prod(problem.shapes[0]) * problem.form.dtypes[0].itemsize > slices.MOST_BYTES
         return large or (longest > 5 and not strided)
-    width = geometry.spatial[-1] * problem.shapes[0][-1]
-    some = longest == 3 or longest > 8 or not FROM_WIDTH <= width < TO_WIDTH
+    if problem.shapes[0][-1] > 1:
+        wide = geometry.spatial[-1] * problem.shapes[0][-1] >= WIDE
+        return strided or longest > 8 or (longest > 3 and wide)
+    some = longest == 3 or longest > 8 or not FROM_WIDTH <= geometry.spatial[-1] < TO_WIDTH
     return strided or some
 
 

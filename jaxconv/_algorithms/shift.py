@@ -44,6 +44,8 @@ from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cu
 
 #: Most products that one expression adds up: compile time grows with them.
 MOST_TERMS = 256
+#: Most sums of rows that a kernel gradient is taken apart into, lest an image be padded.
+MOST_SUMS = 70
 #: Channels last, fewer channels than this do not fill a vector: computed channels first.
 FEWEST_LANES = 8
 
@@ -297,8 +299,9 @@ def _kernel_grad_last(x: Array, y: Array, axes: list[Axis], geometry: Geometry) 
     if len(axes) == 1:
         sums = line_sums([framed(x, _frames(axes, 1))], y, axes[0], 1, operator.mul)
         return jnp.stack([part.sum((0, 1)) for part in sums])
-    parts = regions(geometry, windows=True)
-    if not (len(parts) > 1 and math.prod(x.shape) * x.dtype.itemsize >= LEAST_BYTES):
+    parts, rows = regions(geometry, windows=True), math.prod(geometry.window[:-1])
+    large = math.prod(x.shape) * x.dtype.itemsize >= LEAST_BYTES
+    if not large or rows * len(parts) > MOST_SUMS:
         parts = [tuple(Part(0, outputs) for outputs in geometry.output)]
     return total([_region_sums(x, y, axes, region) for region in parts])
 
