@@ -88,7 +88,7 @@ def cut_up(images: int, height: int, most: int, count: int | None = None) -> lis
     if count is not None:
         together = max(together, -(-images // count))
         rows = max(rows, -(-images * height // count))
-    together, rows = _share(images, together), _share(height, rows)
+    together, rows = share(images, together), share(height, rows)
     return [
         Block(image, min(together, images - image), row, min(rows, height - row))
         for image in range(0, images, together)
@@ -96,7 +96,7 @@ def cut_up(images: int, height: int, most: int, count: int | None = None) -> lis
     ]
 
 
-def _share(size: int, most: int) -> int:
+def share(size: int, most: int) -> int:
     """At most so many at once, all shares the same if that takes less than twice as many."""
     most = min(max(most, 1), size)
     even = (share for share in range(most, most // 2, -1) if size % share == 0)

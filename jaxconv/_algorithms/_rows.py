@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from ._apart import apart
+from ._apart import apart, share
 from ._frame import Frame, cut, framed, residue_cut, total
 from ._several import together
 
@@ -107,7 +107,7 @@ def row_sums(
     together. Where there are several x, they are `residues`.
     """
     row, at = axes[along], first + along
-    rows = -(-row.taken // -(-row.taken // MOST_ROWS))
+    rows = share(row.taken, MOST_ROWS)
     whole, rest = divmod(row.taken, rows)
     (begin, stride), (last, _) = row.cuts[0], row.cuts[-1]
 
@@ -148,8 +148,8 @@ def _some_together(sums: Sequence[Array], products: int) -> list[Array]:
     """Sums of so many products each, some of them by one loop."""
     most = max(1, min(MOST_TOGETHER, MOST_PRODUCTS // products))
     each = -(-len(sums) // -(-len(sums) // most))
-    shares = (sums[at : at + each] for at in range(0, len(sums), each))
-    return [part for share in shares for part in together(share)]
+    some = (sums[at : at + each] for at in range(0, len(sums), each))
+    return [part for few in some for part in together(few)]
 
 
 def _products(

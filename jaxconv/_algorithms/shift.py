@@ -44,8 +44,9 @@ from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cu
 
 #: Most products that one expression adds up: compile time grows with them.
 MOST_TERMS = 256
-#: Most sums of rows that a kernel gradient is taken apart into, lest an image be padded.
-MOST_SUMS = 70
+#: Most sums of rows that a kernel gradient is taken apart into, lest an image be padded, and most
+#: taps of one: compile time grows with them.
+MOST_SUMS, MOST_IN_A_ROW = 70, 4
 #: Channels last, fewer channels than this do not fill a vector: computed channels first.
 FEWEST_LANES = 8
 
@@ -301,7 +302,7 @@ def _kernel_grad_last(x: Array, y: Array, axes: list[Axis], geometry: Geometry) 
         return jnp.stack([part.sum((0, 1)) for part in sums])
     parts, rows = regions(geometry, windows=True), math.prod(geometry.window[:-1])
     large = math.prod(x.shape) * x.dtype.itemsize >= LEAST_BYTES
-    if not large or rows * len(parts) > MOST_SUMS:
+    if not large or rows * len(parts) > MOST_SUMS or max(geometry.window) > MOST_IN_A_ROW:
         parts = [tuple(Part(0, outputs) for outputs in geometry.output)]
     return total([_region_sums(x, y, axes, region) for region in parts])
 
