@@ -908,8 +908,8 @@ FAST = [
     Slip(
         "axes: windows of windows not set apart by the dilation",
         ALGORITHMS + "axes.py",
-        "step * line.dilation",
-        "step",
+        "(1, step * line.dilation, 1)",
+        "(1, step, 1)",
         f"{MAPPED}[axes-long-dilated-first]",
     ),
     Slip(
