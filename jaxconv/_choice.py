@@ -59,7 +59,7 @@ TABLE: tuple[Row, ...] = (
         is_between,
         "groups of some channels: windows written out, one batch of products",
     ),
-    Row("phases", is_grouped_and_strided, "strided groups of channels: residue by residue"),
+    Row("phases", is_grouped_and_strided, "strided groups of channels: of stride 1 on residues"),
     Row("kn2row", is_of_few, "few results: those of all taps by one product, shifted and added"),
     Row("shift", is_slim, "few channels to a group: all taps in one loop of vectors"),
     Row("groups", on_cpu_convolution, "groups of many channels: one after the other"),

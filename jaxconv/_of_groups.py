@@ -96,17 +96,20 @@ def _has_own_products(problem: Problem) -> bool:
     products = count * taps * inputs * outputs
     if min(inputs, outputs) < 4 and groups <= 8 and products >= LEAST_PRODUCTS:
         return True
-    windows, last = count * inputs * taps * 4, problem.form.layout.channels_last
+    windows, last = (
+        count * inputs * taps * sum_dtype(problem).itemsize,
+        problem.form.layout.channels_last,
+    )
     return windows > MOST_TO_A_GROUP if last else count > FEW_POSITIONS and windows > MOST_IN_LINES
 
 
 @for_cpu
 def is_grouped_and_strided(problem: Problem) -> bool:
-    """A strided input gradient of groups of some channels, as loops over residues that waste no
-    product. A loop over all residues at once is as fast for a channel alone, or half the work. Of
-    many channels, mostly as convolutions by oneDNN, which has groups of its own: channels first,
-    which it turns, where they are many; not where all residues have as many taps, and are one
-    problem."""
+    """A strided input gradient of groups of some channels, whose residues are one problem of
+    groups, or of wider groups one problem each. A loop over all residues at once is as fast for a
+    channel alone, or half the work. Of many channels, mostly as convolutions by oneDNN, which has
+    groups of its own: channels first, which it turns, where they are many; not where all residues
+    have as many taps."""
     geometry = problem.form.geometry
     groups, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
     least = 2 if geometry.rank == 1 else 3

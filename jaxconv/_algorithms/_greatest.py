@@ -21,6 +21,11 @@ def greater(a: Array, b: Array) -> Array:
     return jnp.where((b > a) | (b != b), b, a)
 
 
+def is_reduced(taps: int, stride: int, windows: int) -> bool:
+    """Whether XLA:CPU takes windows along an axis for an axis of their own: end to end, or one."""
+    return taps <= stride or windows == 1
+
+
 def greatest(x: Array, axis: int, platform: str) -> Array:
     """`x.max(axis, keepdims=True)`, NaN the greatest, slices of the axis at a time."""
     if platform != "cpu" or not jnp.issubdtype(x.dtype, jnp.inexact):

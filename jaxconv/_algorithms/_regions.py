@@ -5,10 +5,12 @@ region, all that is copied is a little around the edge.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .._form import Problem
 from .._geometry import Geometry
+from ._frame import Frame
 from .slices import steps
 
 #: Images are copied rather than taken apart below this, or with fewer channels, no vector of them.
@@ -34,7 +36,7 @@ Region = tuple[Part, ...]
 def regions(geometry: Geometry, windows: bool) -> list[Region]:
     """The windows that hold no padding, or the elements all of whose windows there are where
     nothing is strided; and then what is around them."""
-    inner, edges, whole = [], [], []
+    inner, edges, sizes = [], [], []
     for axis in range(geometry.rank):
         k, d, s, outputs = steps(geometry, axis)
         n, low, reach = geometry.spatial[axis], geometry.padding[axis][0], (k - 1) * d
@@ -45,11 +47,31 @@ def regions(geometry: Geometry, windows: bool) -> list[Region]:
         stop = max(min(end, size), start)
         inner.append(Part(start, stop))
         edges.append([Part(0, start), Part(stop, size)])
-        whole.append(Part(0, size))
+        sizes.append(size)
     found = [tuple(inner)]
     for axis, sides in enumerate(edges):
-        found += [(*inner[:axis], side, *whole[axis + 1 :]) for side in sides]
+        found += [(*inner[:axis], side, *whole(sizes[axis + 1 :])) for side in sides]
     return [region for region in found if all(part.size > 0 for part in region)]
+
+
+def whole(sizes: Sequence[int]) -> Region:
+    """All elements or windows of a plane."""
+    return tuple(Part(0, size) for size in sizes)
+
+
+def read_frames(geometry: Geometry, region: Region) -> list[Frame]:
+    """What a region's windows read of images `(n, *spatial, c)`."""
+    axes = zip(region, geometry.stride, geometry.padding, geometry.extent, strict=True)
+    return [
+        Frame(1 + axis, part.start * s - low, (part.size - 1) * s + extent)
+        for axis, (part, s, (low, _), extent) in enumerate(axes)
+    ]
+
+
+def is_padded(geometry: Geometry, frames: Sequence[Frame]) -> bool:
+    """Whether some of what is read is padding."""
+    sizes = zip(frames, geometry.spatial, strict=True)
+    return any(frame.start < 0 or frame.start + frame.length > n for frame, n in sizes)
 
 
 def starts(region: Region) -> tuple[int, ...]:

@@ -111,22 +111,21 @@ def row_sums(
     whole, rest = divmod(row.taken, rows)
     (begin, stride), (last, _) = row.cuts[0], row.cuts[-1]
 
-    def alone(start: int, size: int) -> list[Array]:
-        def sums(xs: Sequence[Array], y: Array) -> list[Array]:
-            shifted = tuple((at + start * step, step) for at, step in row.cuts)
-            part = row._replace(cuts=shifted, taken=size, origin=row.origin + start)
-            return tap_sums(part, xs, y)
+    def part(further: int, size: int, origin: int) -> Axis:
+        cuts = tuple((place + further, pace) for place, pace in row.cuts)
+        return row._replace(cuts=cuts, taken=size, origin=origin)
 
-        return apart(sums, xs, y)
+    def alone(start: int, size: int) -> list[Array]:
+        own = part(start * stride, size, row.origin + start)
+        return apart(functools.partial(tap_sums, own), xs, y)
 
     def step(number: Any, sums: list[Array]) -> list[Array]:
         reach = (rows - 1) * stride + last - begin + 1
         starts = begin + number * rows * stride, row.origin + number * rows
         parts = [lax.dynamic_slice_in_dim(x, starts[0], reach, at) for x in xs]
         errors = lax.dynamic_slice_in_dim(y, starts[1], rows, at)
-        shifted = tuple((at - begin, step) for at, step in row.cuts)
-        part = row._replace(cuts=shifted, taken=rows, origin=0)
-        return [a + b for a, b in zip(sums, tap_sums(part, parts, errors), strict=True)]
+        found = tap_sums(part(-begin, rows, 0), parts, errors)
+        return [a + b for a, b in zip(sums, found, strict=True)]
 
     def tap_sums(row: Axis, xs: Sequence[Array], y: Array) -> list[Array]:
         own = [*axes[:along], row, *axes[along + 1 :]]

@@ -26,9 +26,9 @@ from .._lax import by_lax
 from ._algorithm import Algorithm
 from ._apart import apart
 from ._frame import Frame, cut, framed, lowest_rank, ranked, unranked, wide
-from ._greatest import greater
+from ._greatest import greater, is_reduced
 from .reduce_window import lowest
-from .slices import in_parts, steps
+from .slices import comparable, in_parts, steps
 
 #: Most taps of one pass.
 MOST_TAPS = 32
@@ -107,9 +107,8 @@ def window_spread(problem: Problem, y: Array) -> Array:
 def window_argmax(problem: Problem, x: Array) -> Array:
     """Flat position of each window's first greatest element in row-major order, NaN the greatest;
     -1 where a window has nothing but padding."""
-    geometry, outside = problem.form.geometry, lowest(x.dtype)
-    if x.dtype in HALF:
-        x, outside = apart(functools.partial(ranked, signed_zeros=False), x), lowest_rank(x.dtype)
+    geometry = problem.form.geometry
+    x, outside = comparable(x)
 
     def winners(x: Array) -> Array:
         positions = np.arange(math.prod(geometry.spatial), dtype=np.uint32)
@@ -187,7 +186,8 @@ def _along(line: _Line, arrays: Arrays, outside: Sequence[Any], reducer: Reducer
     for number, (taps, step) in enumerate(line.passes):
         stride = line.stride if number == len(line.passes) - 1 else 1
         read = arrays[0].shape[1] + (0 if number else sum(padding))
-        alone = taps <= stride or read <= (taps - 1) * step * line.dilation + stride
+        windows = (read - (taps - 1) * step * line.dilation - 1) // stride + 1
+        alone = is_reduced(taps, stride, windows)
         reduce = functools.partial(
             lax.reduce_window,
             computation=greater if reducer is lax.max and alone else reducer,

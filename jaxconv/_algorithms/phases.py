@@ -8,8 +8,8 @@ Position `Q*s + r - low` of x meets tap `j*s + r` of w alone, so with residues a
     kernel_grad(x, y)       =  the same of kernel_grad(x', y)
 
 Where channels are many the input gradient is taken residue by residue, each with the taps that it
-has. XLA:CPU's convolution with a dilated input, the
-usual form of that gradient, multiplies mostly zeros, in 3-D one element after the other.
+has. XLA:CPU's convolution with a dilated input, the usual form of that gradient, multiplies mostly
+zeros, in 3-D one element after the other.
 """
 
 import math

@@ -19,14 +19,14 @@ from .._form import Problem
 from .._geometry import Geometry
 from .._lax import by_lax
 from ._algorithm import Algorithm
-from ._greatest import greater
+from ._greatest import greater, is_reduced
 
 
 def window_max(problem: Problem, x: Array) -> Array:
     """y[s] = max_a x[s*stride + a*dilation - low]; NaN wins, padding never does."""
     geometry = problem.form.geometry
     alone = any(
-        k <= s > 1 or 1 == m < k
+        is_reduced(k, s, m) and (k, s) != (1, 1)
         for k, s, m in zip(geometry.window, geometry.stride, geometry.output, strict=True)
     )
     loses = problem.platform == "cpu" and alone and jnp.issubdtype(x.dtype, jnp.inexact)

@@ -39,7 +39,7 @@ from ._frame import (
     total,
     widened,
 )
-from ._regions import LEAST_BYTES, Part, Region, regions
+from ._regions import LEAST_BYTES, Region, is_padded, read_frames, regions, whole
 from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
@@ -303,23 +303,21 @@ def _kernel_grad_last(x: Array, y: Array, axes: list[Axis], geometry: Geometry) 
     parts, rows = regions(geometry, windows=True), math.prod(geometry.window[:-1])
     large = math.prod(x.shape) * x.dtype.itemsize >= LEAST_BYTES
     if not large or rows * len(parts) > MOST_SUMS or max(geometry.window) > MOST_IN_A_ROW:
-        parts = [tuple(Part(0, outputs) for outputs in geometry.output)]
-    return total([_region_sums(x, y, axes, region) for region in parts])
+        parts = [whole(geometry.output)]
+    return total([_region_sums(x, y, axes, geometry, region) for region in parts])
 
 
-def _region_sums(x: Array, y: Array, axes: list[Axis], region: Region) -> Array:
+def _region_sums(x: Array, y: Array, axes: list[Axis], geometry: Geometry, region: Region) -> Array:
     """`_kernel_grad_last` of a region's errors; x is copied only where some of it is padding."""
-    own, frames, padded = [], [], False
-    for number, (axis, part) in enumerate(zip(axes, region, strict=True)):
-        stride, last = axis.cuts[0][1], axis.cuts[-1][0]
-        start, length = axis.start + part.start * stride, (part.size - 1) * stride + last + 1
-        padded |= start < 0 or start + length > x.shape[1 + number]
-        frames.append(Frame(1 + number, start, length))
-        cuts = tuple((start + begin, step) for begin, step in axis.cuts)
+    frames = read_frames(geometry, region)
+    padded = is_padded(geometry, frames)
+    own = []
+    for axis, part, frame in zip(axes, region, frames, strict=True):
+        origin = 0 if padded else frame.start
+        cuts = tuple((origin + begin, step) for begin, step in axis.cuts)
         own.append(axis._replace(cuts=cuts, taken=part.size, origin=part.start))
     if padded:
         x = framed(x, frames)
-        own = [axis._replace(cuts=like.cuts) for axis, like in zip(own, axes, strict=True)]
     sums = row_sums([x], y, own, 1, len(axes) - 1, operator.mul)
     return jnp.stack([part.sum((0, *range(1, len(axes)))) for part in sums])
 

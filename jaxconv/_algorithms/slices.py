@@ -114,6 +114,13 @@ def in_parts(
     return collected(lambda part, x: function(taken(x, part, 1, 0, x.shape[1])), parts, 1, x)
 
 
+def comparable(x: Array) -> tuple[Array, np.ndarray]:
+    """x, and what is less than all of it, in a dtype that is compared in vectors."""
+    if x.dtype not in HALF:
+        return x, lowest(x.dtype)
+    return apart(functools.partial(ranked, signed_zeros=False), x), lowest_rank(x.dtype)
+
+
 def is_whole(geometry: Geometry) -> bool:
     """Whether there is one window, which is all of the input."""
     starts = all(low == 0 for low, _ in geometry.padding)
@@ -133,7 +140,7 @@ def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Ar
         return functools.reduce(combine, (cut(x, tap_cuts(geometry, at)) for at in taps))
     for axis, frame in enumerate(frames):
         x = framed(x, [frame], outside)
-        x = axis_windows(x, axis + 1, steps(geometry, axis), combine)
+        x = _axis_windows(x, axis + 1, steps(geometry, axis), combine)
     return x
 
 
@@ -154,7 +161,7 @@ def tap_cuts(geometry: Geometry, at: Sequence[int]) -> list[tuple[int, int, int,
     return [(axis + 1, a * d, m, s) for axis, (a, d, m, s) in enumerate(axes)]
 
 
-def axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine: Combine) -> Array:
+def _axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine: Combine) -> Array:
     """Windows of k taps, d apart, along one axis, in log2(k) steps; every s-th is wanted."""
     k, d, s, outputs = steps
     size, offset, parts = 1, 0, []
@@ -185,7 +192,7 @@ def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
             return jnp.zeros((*y.shape[:at], count, *y.shape[at + 1 :]), y.dtype)
         reach = (taps - 1) * d
         frame = framed(y, [Frame(at, first - reach, count + reach)])
-        return axis_windows(frame, at, (taps, d, 1, count), lax.add)
+        return _axis_windows(frame, at, (taps, d, 1, count), lax.add)
 
     x = windows(longest)
     if s > 1:

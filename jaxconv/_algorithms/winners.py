@@ -17,24 +17,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .._arrays import HALF
 from .._check import LARGEST
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import apart
 from ._frame import (
-    Frame,
-    lowest_rank,
-    ranked,
     residue_cut,
     residues,
     total,
 )
 from ._placed import place
-from ._regions import MOST_TAPS, Part, Region, is_by_regions, regions, starts
-from .reduce_window import lowest
-from .slices import in_parts, steps
+from ._regions import (
+    MOST_TAPS,
+    Part,
+    Region,
+    is_by_regions,
+    is_padded,
+    read_frames,
+    regions,
+    starts,
+    whole,
+)
+from .slices import comparable, in_parts, steps
 
 
 def refuses(problem: Problem) -> str | None:
@@ -52,28 +57,20 @@ def refuses(problem: Problem) -> str | None:
 def window_argmax(problem: Problem, x: Array) -> Array:
     """Flat position of each window's first greatest element, rows first, NaN the greatest."""
     geometry = problem.form.geometry
-    whole = tuple(Part(0, windows) for windows in geometry.output)
     if is_by_regions(problem):
         where = jnp.zeros(problem.form.output_shape(x.shape), np.int32)
-        x, outside = _comparable(x)
+        x, outside = comparable(x)
         for region in regions(geometry, windows=True):
             found = _winners(geometry, region, outside, x)
             where = lax.dynamic_update_slice(where, found, starts(region))
         return where
 
     def winners(x: Array) -> Array:
-        x, outside = _comparable(x)
-        return _winners(geometry, whole, outside, x)
+        x, outside = comparable(x)
+        return _winners(geometry, whole(geometry.output), outside, x)
 
     bare = problem.shapes[0][-1] == 1 and geometry.stride[-1] > 1
     return apart(lambda x: in_parts(problem, winners, x, copied=bare), x)
-
-
-def _comparable(x: Array) -> tuple[Array, np.ndarray]:
-    """x, and what is less than all of it, in a dtype that is compared in vectors."""
-    if x.dtype not in HALF:
-        return x, lowest(x.dtype)
-    return apart(functools.partial(ranked, signed_zeros=False), x), lowest_rank(x.dtype)
 
 
 def _winners(geometry: Geometry, region: Region, outside: Any, x: Array) -> Array:
@@ -83,15 +80,10 @@ def _winners(geometry: Geometry, region: Region, outside: Any, x: Array) -> Arra
     start with, a window's first element that is no padding has won.
     """
     planes = [math.prod(geometry.spatial[axis + 1 :]) for axis in range(geometry.rank)]
-    frames = [
-        Frame(1 + axis, part.start * s - low, (part.size - 1) * s + extent)
-        for axis, (part, s, (low, _), extent) in enumerate(
-            zip(region, geometry.stride, geometry.padding, geometry.extent, strict=True)
-        )
-    ]
+    frames = read_frames(geometry, region)
     # Without channels behind it, a strided axis is read one by one, but its residues are not.
     minor = geometry.stride[-1] if x.shape[-1] == 1 else 1
-    padded = _is_padded(geometry, region)
+    padded = is_padded(geometry, frames)
     parts = residues(x, frames, 1, outside)
     if padded or minor > 1:
         parts = apart(lambda x: residues(x, frames, minor, outside), x)
@@ -113,17 +105,6 @@ def _winners(geometry: Geometry, region: Region, outside: Any, x: Array) -> Arra
         where = jnp.where(above, np.int32(offset), where)
     found = where + _corners(geometry, region, planes, shape)
     return jnp.where(where < 0, np.int32(-1), found) if padded else found
-
-
-def _is_padded(geometry: Geometry, region: Region) -> bool:
-    """Whether some of a region's windows hold padding."""
-    axes = zip(
-        region, geometry.stride, geometry.padding, geometry.extent, geometry.spatial, strict=True
-    )
-    return any(
-        part.start * s < low or (part.stop - 1) * s - low + extent > n
-        for part, s, (low, _), extent, n in axes
-    )
 
 
 def _begins(geometry: Geometry, axis: int, part: Part) -> Array:
