@@ -13,11 +13,15 @@ from ._form import Problem
 from ._geometry import Partition
 from ._rules import on_one_cpu
 
+#: Pools, and what is their transpose, without winners.
+SIMPLE = ("window_max", "window_sum", "window_spread")
 #: Rows of so many numbers are neither so short that a loop over slices of them does little at a
 #: time, nor so long that the copy it reads costs more than a second pass.
 FROM_WIDTH, TO_WIDTH = 16, 48
 #: Numbers of a row of a few channels that are many.
 WIDE = 300
+#: From so many channels, or numbers of a row of one, slices of an image are as good as an image.
+FROM_CHANNELS, LEAST_ROW = 32, 40
 
 
 def is_adaptive(problem: Problem) -> bool:
@@ -45,7 +49,8 @@ def is_large_pool(problem: Problem) -> bool:
 
 
 def is_axis_by_axis(problem: Problem) -> bool:
-    """Windows that overlap, of three taps or more along an axis; winners among many taps."""
+    """Windows that overlap, of three taps or more along an axis, but for small sums where nothing
+    is padded; of two where channels are few; winners among many taps."""
     geometry = problem.form.geometry
     if problem.projection not in axes.ALGORITHM.maps or not on_one_cpu(problem):
         return False
@@ -56,9 +61,14 @@ def is_axis_by_axis(problem: Problem) -> bool:
     if problem.projection == "window_argmax":
         some = taps > 9 and geometry.rank > 1 and not (strided or half)
         return some or taps > _regions.MOST_TAPS
-    if longest == 2:
-        return False
     bare = axes.is_bare(problem)
+    if longest == 2:
+        few = problem.shapes[0][-1] < FROM_CHANNELS
+        return few and geometry.rank > 1 and not (bare or half or _is_padded(problem))
+    small = problem.projection == "window_sum" and taps <= slices.MOST_TAPS
+    if small and not (half or _is_padded(problem)):
+        row = geometry.spatial[-1] * problem.shapes[0][-1]
+        return bare and row < LEAST_ROW
     if half:  # Slices widen in the loop that sums; integers in the place of halves need not.
         if bare:
             return problem.projection == "window_max" and strided and geometry.rank > 1
@@ -76,13 +86,28 @@ def is_axis_by_axis(problem: Problem) -> bool:
 
 
 def is_in_pairs(problem: Problem) -> bool:
-    """Windows of two by two that overlap: so few that XLA:CPU's loop is in vectors."""
+    """Windows of two by two that overlap, and are padded: so few that XLA:CPU's loop is in vectors,
+    and an image is not copied."""
     geometry = problem.form.geometry
-    if problem.projection not in ("window_max", "window_sum") or not on_one_cpu(problem):
+    if problem.projection not in SIMPLE or not on_one_cpu(problem):
         return False
     if isinstance(geometry, Partition) or axes.is_bare(problem) or _is_half(problem):
         return False
-    return _meet(problem) and max(geometry.window) == 2 and geometry.rank < 3
+    strided = max(geometry.stride) > 1 and problem.projection == "window_spread"
+    if strided or not _meet(problem) or max(geometry.window) > 2:
+        return False
+    return geometry.rank == 1 or (geometry.rank == 2 and _is_padded(problem))
+
+
+def _is_padded(problem: Problem) -> bool:
+    """Whether windows read more than there is."""
+    geometry = problem.form.geometry
+    pads = geometry.padding
+    if problem.projection == "window_spread":
+        reaches = (extent - 1 for extent in geometry.extent)
+        pairs = zip(reaches, pads, strict=True)
+        pads = [(reach - low, reach - high) for reach, (low, high) in pairs]
+    return any(low > 0 or high > 0 for low, high in pads)
 
 
 def _meet(problem: Problem) -> bool:

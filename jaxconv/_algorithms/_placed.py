@@ -42,14 +42,16 @@ def place(problem: Problem, y: Array, where: Array) -> Array:
 
 def _scattered(problem: Problem, y: Array, where: Array) -> Array:
     """Each y added where it belongs, in the array as one line."""
-    n, channels, dtype = y.shape[0], y.shape[-1], problem.form.dtypes[0]
+    channels, dtype = y.shape[-1], problem.form.dtypes[0]
     shape = problem.form.input_shape(y.shape)
-    where = where.reshape(n, -1, channels)
     image = lax.broadcasted_iota(np.int32, where.shape, 0) * np.int32(math.prod(shape[1:]))
-    channel = lax.broadcasted_iota(np.int32, where.shape, 2)
+    channel = lax.broadcasted_iota(np.int32, where.shape, where.ndim - 1)
     at = jnp.where(where < 0, math.prod(shape), image + where * np.int32(channels) + channel)
     x = jnp.zeros(math.prod(shape), accumulator(dtype))
-    x = x.at[at.reshape(-1)].add(y.reshape(-1).astype(x.dtype), mode="drop")
+    # Updates of one element, said so: as plain numbers XLA would copy them to begin with.
+    numbers = lax.ScatterDimensionNumbers((1,), (), (0,))
+    y, mode = y.reshape(-1, 1).astype(x.dtype), lax.GatherScatterMode.FILL_OR_DROP
+    x = lax.scatter_add(x, at.reshape(-1, 1), y, numbers, mode=mode)
     return x.reshape(shape).astype(dtype)
 
 

@@ -36,7 +36,7 @@ Region = tuple[Part, ...]
 def regions(geometry: Geometry, windows: bool) -> list[Region]:
     """The windows that hold no padding, or the elements all of whose windows there are where
     nothing is strided; and then what is around them."""
-    inner, edges, sizes = [], [], []
+    inner, sizes = [], []
     for axis in range(geometry.rank):
         k, d, s, outputs = steps(geometry, axis)
         n, low, reach = geometry.spatial[axis], geometry.padding[axis][0], (k - 1) * d
@@ -46,11 +46,16 @@ def regions(geometry: Geometry, windows: bool) -> list[Region]:
         start = min(max(first, 0), size)
         stop = max(min(end, size), start)
         inner.append(Part(start, stop))
-        edges.append([Part(0, start), Part(stop, size)])
         sizes.append(size)
-    found = [tuple(inner)]
-    for axis, sides in enumerate(edges):
-        found += [(*inner[:axis], side, *whole(sizes[axis + 1 :])) for side in sides]
+    return with_rest(tuple(inner), sizes)
+
+
+def with_rest(middle: Region, sizes: Sequence[int]) -> list[Region]:
+    """A region, and what is around it."""
+    found = [middle]
+    for axis, part in enumerate(middle):
+        sides = Part(0, part.start), Part(part.stop, sizes[axis])
+        found += [(*middle[:axis], side, *whole(sizes[axis + 1 :])) for side in sides]
     return [region for region in found if all(part.size > 0 for part in region)]
 
 

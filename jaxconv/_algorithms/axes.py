@@ -146,7 +146,9 @@ def _windows(problem: Problem, arrays: Arrays, outside: Sequence[Any], reducer: 
     for axis in order if is_bare(problem) else reversed(order):
         k, d, s, outputs = steps(geometry, axis)
         low, read = geometry.padding[axis][0], geometry.read[axis]
-        sides = low, read - geometry.spatial[axis] - low
+        high = read - geometry.spatial[axis] - low
+        # What is left over of a stride makes no window more, and to leave it out would be a copy.
+        sides = low, 0 if -s < high < 0 else high
         line = _Line(axis + 1, sides, passes(k, _overlaps(problem)), d, s)
         if s > 1 and axis == geometry.rank - 1 and is_bare(problem):
             arrays = _strided(line, outputs, arrays, outside, reducer)

@@ -20,7 +20,7 @@ import operator
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from .._form import Problem, Shape
 from .._geometry import Geometry
@@ -39,7 +39,18 @@ from ._frame import (
     total,
     widened,
 )
-from ._regions import LEAST_BYTES, Region, is_padded, read_frames, regions, whole
+from ._regions import (
+    LEAST_BYTES,
+    MOST_TAPS,
+    Part,
+    Region,
+    is_padded,
+    read_frames,
+    regions,
+    starts,
+    whole,
+    with_rest,
+)
 from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
@@ -47,6 +58,8 @@ MOST_TERMS = 256
 #: Most sums of rows that a kernel gradient is taken apart into, lest an image be padded, and most
 #: taps of one: compile time grows with them.
 MOST_SUMS, MOST_IN_A_ROW = 70, 4
+#: Around the middle loops are short: images are padded where that is less of them.
+LEAST_INSIDE = 7 / 8
 #: Channels last, fewer channels than this do not fill a vector: computed channels first.
 FEWEST_LANES = 8
 
@@ -156,7 +169,8 @@ def _output(axes: list[Axis], problem: Problem, x: Array, w: Array) -> Array:
     x, w = x.astype(dtype), w.astype(dtype)
     if layout.channels_last:
         weights = w.reshape(*problem.form.geometry.window, groups)
-        y = _sum_last(x, [weights[at] for at in all_taps(axes)], axes)
+        terms = [weights[at] for at in all_taps(axes)]
+        y = _sum_by_regions(x, terms, axes)
     else:
         weights = w.reshape(groups, outputs, inputs, *w.shape[2:])
         x = x.reshape(x.shape[0], groups, 1, inputs, *x.shape[2:])
@@ -171,7 +185,8 @@ def _input_grad(axes: list[Axis], problem: Problem, y: Array, w: Array) -> Array
     y, w = y.astype(dtype), w.astype(dtype)
     if layout.channels_last:
         weights = _by_residue(w.reshape(*w.shape[: layout.rank], groups), axes, 0)
-        x = _sum_last(y, [weights[at] for at in _interleaved(axes)], axes)
+        terms = [weights[at] for at in _interleaved(axes)]
+        x = _sum_by_regions(y, terms, axes)
     else:
         weights = jnp.moveaxis(w.reshape(groups, outputs, inputs, *w.shape[2:]), (1, 2), (0, 2))
         y = y.reshape(y.shape[0], groups, 1, outputs, *y.shape[2:])
@@ -192,6 +207,47 @@ def _by_residue(w: Array, axes: Sequence[Axis], first: int) -> Array:
         frames.append(Frame(first + at, 0, len(axis.cuts) * axis.residues))
         shape += [len(axis.cuts), axis.residues]
     return framed(w, frames).reshape(*shape, *w.shape[first + len(axes) :])
+
+
+def _sum_by_regions(image: Array, weights: Sequence[Array], axes: Sequence[Axis]) -> Array:
+    """`_sum_last`, but where a large image would be copied to be padded: what reads no padding, and
+    what is around it, written into one array."""
+    large = image.size * image.dtype.itemsize >= LEAST_BYTES
+    if not large or len(weights) > MOST_TAPS or any(axis.residues > 1 for axis in axes):
+        return _sum_last(image, weights, axes)
+    middle = []
+    for axis, n in zip(axes, image.shape[1:-1], strict=True):
+        first_read, last_read, step = _reach(axis)
+        start = min(max(-((axis.start + first_read) // step), 0), axis.taken)
+        stop = (n - 1 - axis.start - last_read) // step + 1
+        middle.append(Part(start, max(min(stop, axis.taken), start)))
+    sizes = [axis.taken for axis in axes]
+    inside = math.prod(part.size for part in middle) / math.prod(sizes)
+    if inside == 1 or inside < LEAST_INSIDE:
+        return _sum_last(image, weights, axes)
+    result = jnp.zeros((image.shape[0], *sizes, image.shape[-1]), image.dtype)
+    for region in with_rest(tuple(middle), sizes):
+        part = _sum_last(image, weights, _of_region(axes, region))
+        result = lax.dynamic_update_slice(result, part, starts(region))
+    return result
+
+
+def _reach(axis: Axis) -> tuple[int, int, int]:
+    """The first and the last element that the first result reads of a frame, and the step."""
+    begins = [begin for begin, _ in axis.cuts]
+    return min(begins), max(begins), axis.cuts[0][1]
+
+
+def _of_region(axes: Sequence[Axis], region: Region) -> list[Axis]:
+    """The axes of a region of results."""
+    own = []
+    for axis, part in zip(axes, region, strict=True):
+        _, last_read, step = _reach(axis)
+        start, length = axis.start + part.start * step, (part.size - 1) * step + last_read + 1
+        own.append(
+            axis._replace(start=start, length=length, taken=part.size, crop=0, size=part.size)
+        )
+    return own
 
 
 def _sum_last(image: Array, weights: Sequence[Array], axes: Sequence[Axis]) -> Array:
