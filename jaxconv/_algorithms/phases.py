@@ -25,7 +25,7 @@ from ._frame import Frame, framed, own_frames, quotients, residue_frames, solve
 
 #: Most input channels, in all or of each of several groups, for which residues become channels of
 #: an input gradient in spite of taps that are zero.
-FEW_CHANNELS, FEW_OF_GROUP = 32, 12
+FEW_CHANNELS, FEW_OF_GROUP = 24, 12
 #: Most residues that are computed one after the other: compile time grows with them.
 MOST_RESIDUES = 16
 
