@@ -23,7 +23,7 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._apart import apart
-from ._frame import Frame, cut, framed, quotients, total, wide
+from ._frame import Frame, cut, framed, total, wide
 from ._regions import MOST_TAPS, Region, is_by_regions, regions, starts
 from .slices import steps
 
@@ -44,8 +44,8 @@ def _scattered(problem: Problem, y: Array, where: Array) -> Array:
     """Each y added where it belongs, in the array as one line."""
     channels, dtype = y.shape[-1], problem.form.dtypes[0]
     shape = problem.form.input_shape(y.shape)
-    image = lax.broadcasted_iota(np.int32, where.shape, 0) * np.int32(math.prod(shape[1:]))
-    channel = lax.broadcasted_iota(np.int32, where.shape, where.ndim - 1)
+    image = _along(0, where.ndim, shape[0]) * np.int32(math.prod(shape[1:]))
+    channel = _along(where.ndim - 1, where.ndim, channels)
     at = jnp.where(where < 0, math.prod(shape), image + where * np.int32(channels) + channel)
     x = jnp.zeros(math.prod(shape), accumulator(dtype))
     # Updates of one element, said so: as plain numbers XLA would copy them to begin with.
@@ -53,6 +53,12 @@ def _scattered(problem: Problem, y: Array, where: Array) -> Array:
     y, mode = y.reshape(-1, 1).astype(x.dtype), lax.GatherScatterMode.FILL_OR_DROP
     x = lax.scatter_add(x, at.reshape(-1, 1), y, numbers, mode=mode)
     return x.reshape(shape).astype(dtype)
+
+
+def _along(axis: int, rank: int, size: int) -> Array:
+    """Places along one axis of so many. The others have one element: what is the same in each step
+    of a loop, XLA computes ahead of it, and keeps."""
+    return lax.broadcasted_iota(np.int32, [size if at == axis else 1 for at in range(rank)], axis)
 
 
 class _Reach(NamedTuple):
@@ -81,8 +87,13 @@ def _reaches(geometry: Geometry, channels: int) -> list[_Reach]:
     reaches = []
     for axis in range(geometry.rank):
         k, d, s, _ = steps(geometry, axis)
-        (first, count), low = quotients(geometry, axis), geometry.padding[axis][0]
-        reach = (-(-k // s) - 1) * d
+        low, n = geometry.padding[axis][0], geometry.spatial[axis]
+        # As if the first tap were so many elements ahead: then no block begins before the array.
+        lead = -low % s
+        if -(-(k + lead) // s) == -(-k // s):
+            k, low = k + lead, low + lead
+        first, reach = low // s, (-(-k // s) - 1) * d
+        count = (n - 1 + low) // s - first + 1
         begins = tuple(reach - j for j in range(0, reach + 1, d))
         blocks = first - reach, count + reach, 1, begins, count, s, first * s - low, low % s
         reaches.append(_Reach(*blocks))
@@ -104,7 +115,7 @@ def _gathered(problem: Problem, geometry: Geometry, y: Array, where: Array) -> A
         y, where = apart(functools.partial(_windows, axes), y, where)
     shape = (y.shape[0], *(n for axis in axes for n in (axis.size, axis.residues)), y.shape[-1])
     kept = (0, *range(1, len(shape) - 1, 2), len(shape) - 1)
-    mine = _positions(geometry, axes, shape)
+    mine = _positions(geometry, axes)
     result = jnp.zeros(shape, y.dtype)
     for begins in itertools.product(*(axis.cuts for axis in axes)):
         cuts = [(1 + at, begins[at], axis.size, 1) for at, axis in enumerate(axes)]
@@ -139,12 +150,10 @@ def _placed(geometry: Geometry, region: Region, y: Array, where: Array) -> Array
         frames.append(Frame(1 + axis, part.start + low - reach, part.size + reach))
         cuts.append([(1 + axis, j * d, part.size, 1) for j in range(k)])
     y, where = framed(y, frames), framed(where, frames, -1)
-    shape = (y.shape[0], *(part.size for part in region), y.shape[-1])
-    mine = jnp.zeros(shape, np.int32)
+    mine = jnp.int32(0)
     for axis, part in enumerate(region):
         plane = np.int32(math.prod(geometry.spatial[axis + 1 :]))
-        along = lax.broadcasted_iota(np.int32, shape, 1 + axis) + np.int32(part.start)
-        mine = mine + along * plane
+        mine += (_along(1 + axis, y.ndim, part.size) + np.int32(part.start)) * plane
     zero = np.zeros((), y.dtype)
     taps = itertools.product(*cuts)
     return total([jnp.where(cut(where, at) == mine, cut(y, at), zero) for at in taps])
@@ -163,12 +172,12 @@ def _windows(axes: Sequence[_Reach], y: Array, where: Array) -> list[Array]:
     return [repeated(framed(y, frames)), repeated(framed(where, frames, -1))]
 
 
-def _positions(geometry: Geometry, axes: Sequence[_Reach], shape: Sequence[int]) -> Array:
-    """The flat position of each element; beyond the plane, some other."""
-    mine = jnp.zeros(shape, np.int32)
+def _positions(geometry: Geometry, axes: Sequence[_Reach]) -> Array:
+    """The flat position of each element of an image; beyond the plane, some other."""
+    rank, mine = 2 * len(axes) + 2, jnp.int32(0)
     for at, axis in enumerate(axes):
         plane = np.int32(math.prod(geometry.spatial[at + 1 :]))
-        block = lax.broadcasted_iota(np.int32, shape, 1 + 2 * at) * np.int32(axis.residues)
-        residue = lax.broadcasted_iota(np.int32, shape, 2 + 2 * at)
-        mine = mine + (block + residue + np.int32(axis.origin)) * plane
+        block = _along(1 + 2 * at, rank, axis.size) * np.int32(axis.residues)
+        residue = _along(2 + 2 * at, rank, axis.residues)
+        mine += (block + residue + np.int32(axis.origin)) * plane
     return mine

@@ -32,10 +32,8 @@ from ._frame import (
     cut,
     framed,
     lowest_rank,
-    quotients,
     ranked,
     read_frames,
-    residue_frames,
     unranked,
 )
 from ._greatest import greatest
@@ -183,15 +181,23 @@ def _axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine
 def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
     """`x[Q*s + r - low] = sum_j y[Q - j]`, j over the taps r + j*s (or j*d) that there are."""
     k, d, s, _ = steps(geometry, axis)
-    (first, count), at = quotients(geometry, axis), axis + 1
+    low, n, at = geometry.padding[axis][0], geometry.spatial[axis], axis + 1
     longest = -(-k // s)
     full = k - (longest - 1) * s
+    # Where the last residues are short of a tap, the first may be instead: as if there were so many
+    # taps ahead of the first. Then no block begins before x, and nothing is cropped there.
+    lead = -low % s
+    if lead != s - full:
+        lead = 0
+    low += lead
+    first, reach = low // s, (longest - 1) * d
+    count = (n - 1 + low) // s - first + 1
 
     def windows(taps: int) -> Array:
         if not taps:
             return jnp.zeros((*y.shape[:at], count, *y.shape[at + 1 :]), y.dtype)
-        reach = (taps - 1) * d
-        frame = framed(y, [Frame(at, first - reach, count + reach)])
+        begin = reach if lead else (taps - 1) * d
+        frame = framed(y, [Frame(at, first - begin, count + (taps - 1) * d)])
         return _axis_windows(frame, at, (taps, d, 1, count), lax.add)
 
     x = windows(longest)
@@ -200,12 +206,14 @@ def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
         kept = [place for place in range(len(shape)) if place != at + 1]
         wide = lax.broadcast_in_dim(x, shape, kept)
         if full < s:
-            residue = lax.broadcasted_iota(np.int32, shape, at + 1)
-            wide = jnp.where(
-                residue < full, wide, lax.broadcast_in_dim(windows(longest - 1), shape, kept)
-            )
+            # Along its own axis alone: what a loop does not change, XLA computes ahead of it.
+            own = [s if place == at + 1 else 1 for place in range(len(shape))]
+            residue = lax.broadcasted_iota(np.int32, own, at + 1)
+            whole = residue >= lead if lead else residue < full
+            shorter = lax.broadcast_in_dim(windows(longest - 1), shape, kept)
+            wide = jnp.where(whole, wide, shorter)
         x = wide.reshape(*x.shape[:at], count * s, *x.shape[at + 1 :])
-    return framed(x, [residue_frames(geometry, 1)[axis]])
+    return framed(x, [Frame(at, low % s, n)])
 
 
 ALGORITHM = Algorithm(

@@ -27,7 +27,7 @@ def window_argmax(problem: Problem, x: Array) -> Array:
     plane = math.prod(problem.form.geometry.spatial)
     line = x.reshape(x.shape[0], plane, x.shape[-1])
     wins = (line == greatest(line, 1, problem.platform)) | (line != line)
-    at = jnp.where(wins, lax.broadcasted_iota(np.int32, line.shape, 1), np.int32(plane))
+    at = jnp.where(wins, jnp.arange(plane, dtype=np.int32)[:, None], np.int32(plane))
     return at.min(1).reshape(problem.form.output_shape(x.shape))
 
 

@@ -87,7 +87,8 @@ def _winners(geometry: Geometry, region: Region, outside: Any, x: Array) -> Arra
     parts = residues(x, frames, 1, outside)
     if padded or minor > 1:
         parts = apart(lambda x: residues(x, frames, minor, outside), x)
-    shape = (x.shape[0], *(part.size for part in region), x.shape[-1])
+    # Of one image and channel: what is the same in each step of a loop, XLA computes ahead of it.
+    shape = (1, *(part.size for part in region), 1)
     where = _first_elements(geometry, region, planes, shape) if padded else jnp.int32(0)
     best: Any = None
     for at in itertools.product(*map(range, geometry.window)):
@@ -104,7 +105,8 @@ def _winners(geometry: Geometry, region: Region, outside: Any, x: Array) -> Arra
         best = jnp.where(above, value, best)
         where = jnp.where(above, np.int32(offset), where)
     found = where + _corners(geometry, region, planes, shape)
-    return jnp.where(where < 0, np.int32(-1), found) if padded else found
+    found = jnp.where(where < 0, np.int32(-1), found) if padded else found
+    return jnp.broadcast_to(found, best.shape)
 
 
 def _begins(geometry: Geometry, axis: int, part: Part) -> Array:
