@@ -175,14 +175,16 @@ def _unpatched(geometry: Geometry, channels_last: bool, patches: Array, n: int, 
     else:
         x = patches.reshape(n, c, *taps, *windows)
         x = x.transpose(0, 1, *(2 + (at + rank) % (2 * rank) for at in pairs))
-    pads = [(0, 0, 0)] * (rank + 2)
-    merged = list(x.shape[:first])
-    for axis, (k, s, d, m) in enumerate(
-        zip(taps, geometry.stride, geometry.dilation, windows, strict=True)
-    ):
+    merged, gaps = list(x.shape[:first]), []
+    for k, s, d, m in zip(taps, geometry.stride, geometry.dilation, windows, strict=True):
         merged.append(k * m)
-        pads[first + axis] = (0, 0, (s if k == 1 else d if m == 1 else 1) - 1)
+        gaps.append((s if k == 1 else d if m == 1 else 1) - 1)
     x = x.reshape(*merged, *x.shape[first + 2 * rank :])
-    if any(between for _, _, between in pads):
-        x = lax.pad(x, np.zeros((), x.dtype), pads)
-    return framed(x, own_frames(geometry, first))
+    frames = own_frames(geometry, first)
+    if not any(gaps):
+        return framed(x, frames)
+    pads = [(0, 0, 0)] * x.ndim
+    for gap, (axis, start, length) in zip(gaps, frames, strict=True):
+        spread = (x.shape[axis] - 1) * (gap + 1) + 1
+        pads[axis] = (-start, start + length - spread, gap)
+    return lax.pad(x, np.zeros((), x.dtype), pads)
