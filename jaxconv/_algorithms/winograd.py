@@ -36,9 +36,6 @@ from ._several import together
 from ._tiles import Tiles
 from ._toom import TAPS, Grid, gathered, on_both, spread
 
-#: So many parts are put together as they are, more in a loop.
-MOST_UNROLLED = 2
-
 
 def refuses(problem: Problem) -> str | None:
     """3x3 windows, stride 1, one group, real floating point."""
@@ -58,9 +55,8 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
     w = moved("w", w.astype(sum_dtype(problem)), last, True)
     u = apart(functools.partial(_taps, cut), w)
     images, bands = _tiles.parts(problem)
-    unrolled = MOST_UNROLLED // len(bands)
     some = functools.partial(_output_of, problem, bands)
-    return collected(some, images, 1, x, u, most_unrolled=unrolled)
+    return collected(some, images, 1, x, u, most_unrolled=1)
 
 
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:
@@ -96,7 +92,7 @@ def _output_of(
         return _put_together(cut, images.images, part.rows, results)
 
     x = _framed(problem, images, x, _read_frames(problem))
-    y = collected(band, bands, 1, x, u, most_unrolled=MOST_UNROLLED)
+    y = collected(band, bands, 1, x, u, most_unrolled=1)
     height, width = problem.form.geometry.output
     y = framed(y, [Frame(1, 0, height), Frame(2, 0, width)]).astype(result_dtype(problem))
     return y if last else apart(lambda y: moved("y", y, True, False), y)
