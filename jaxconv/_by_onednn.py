@@ -10,12 +10,12 @@ import math
 
 import numpy as np
 
-from ._algorithms import matmul
+from ._algorithms import matmul, onednn
 from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import is_for
 from ._algorithms.patches import FEWEST_RESULTS
 from ._form import Problem
-from ._rules import area, for_cpu, is_little, widths
+from ._rules import area, for_cpu, is_large_window, is_little, widths
 
 #: Results that fill its vectors well enough, and that fill half of one.
 MANY, SOME = 8, 4
@@ -31,6 +31,8 @@ PLAIN_TAPS, TURNED_TAPS = 4, 48
 MOST_IN_LOOPS = 64
 #: Channels on their own that fill a vector.
 LANES = 12
+#: Results to a vector; picoseconds of a product in one, and of a number of a spectrum.
+RESULTS, BY_TAP, TO_SPECTRUM = 16, 5, 1500
 
 
 @for_cpu
@@ -55,6 +57,22 @@ def is_called(problem: Problem) -> bool:
         return results > MANY and worth >= WORTH_OF_FEW
     small = results >= SEVERAL and taps <= 16 and (rank == 3 or area(problem) < 900)
     return results > MANY or small or (results > SOME and summed <= 32 and rank < 3)
+
+
+@for_cpu
+def is_transformed(problem: Problem) -> bool:
+    """A large window, unless oneDNN takes less time tap by tap than its spectra: in single
+    precision, products in vectors of results, and numbers of the spectra of all arrays."""
+    if not is_large_window(problem) or onednn.refuses(problem) or not is_called(problem):
+        return is_large_window(problem)
+    groups, *_ = blocks(problem.form, problem.shapes, problem.projection)
+    results, summed, taps = widths(problem)
+    images, read = problem.shapes[0][0], math.prod(problem.form.geometry.padded)
+    alone = results == summed == 1
+    filled = -(-(groups if alone else results) // RESULTS) * RESULTS
+    products = images * area(problem) * taps * summed * filled * (1 if alone else groups)
+    numbers = read * groups * (images * (results + summed) + results * summed)
+    return numbers * TO_SPECTRUM < products * BY_TAP
 
 
 @for_cpu

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ._algorithms import REGISTER, Algorithm
-from ._by_onednn import is_called, is_cut_in_lines, is_rest, is_tiled
+from ._by_onednn import is_called, is_cut_in_lines, is_rest, is_tiled, is_transformed
 from ._by_winograd import is_winograds
 from ._form import Problem
 from ._of_groups import is_between, is_grouped_and_strided, is_slim
@@ -21,7 +21,6 @@ from ._rules import (
     is_cut_up,
     is_elemental,
     is_large,
-    is_large_window,
     is_of_few,
     is_strided_gradient,
     is_thick,
@@ -51,7 +50,7 @@ TABLE: tuple[Row, ...] = (
     Row("patches", is_cut_up, "a volume in windows of its own: written out tap by tap"),
     Row("patches", is_cut_in_lines, "windows of their own: lines as they lie, no image turned"),
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
-    Row("fft", is_large_window, "a large window of few channels: products of spectra"),
+    Row("fft", is_transformed, "a large window of few channels: products of spectra"),
     Row("winograd", is_winograds, "3x3: tiles of outputs, a third to a half of the products"),
     Row("onednn", is_called, "XLA's own call of oneDNN, the library of torch's convolutions"),
     Row(

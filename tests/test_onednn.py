@@ -1,6 +1,7 @@
 """`onednn`: where XLA's own call of oneDNN may stand in a program, where it must not, and that it
 computes beside others, in loops and in threads."""
 
+import json
 import threading
 
 import jax
@@ -165,7 +166,7 @@ def test_gradients_in_half_precision_are_rounded_once(window, stride, name):
 REFUSED = [
     ({"stride": (2, 1)}, "input_grad", "no strided input gradient"),
     ({"groups": 2, "dilation": (5, 1)}, "output", "window is not larger than the image"),
-    ({"groups": 8, "dilation": (2, 1)}, "output", "two axes or three, and no dilation"),
+    ({"groups": 8, "dilation": (2, 1)}, "output", "channels first, have two axes or three, and no"),
     ({"window": (1, 1)}, "output", "no windows of one element"),
     ({"padding": ((-10, 2), (0, 0))}, "output", "no image of padding alone"),
 ]
@@ -189,6 +190,78 @@ def test_what_it_may_have_no_kernel_for_is_refused(options, projection, why, mon
     wide = np.dtype(np.float64)
     double = Form(geometry, Layout(2, False), (wide, wide, wide))
     assert "sums in float32" in str(onednn.refuses(Problem("output", double, (x, w), "cpu")))
+
+
+ALONE = [  # of channels on their own: image, window, and options; what is read, padded how
+    # images of one row in the place of lines
+    ((2, 60, 24), (5,), {"padding": ((2, 2),)}, (2, 1, 60, 24), ([0, 2], [0, 2])),
+    ((2, 60, 24), (31,), {"padding": ((15, 3),)}, (2, 1, 60, 24), ([0, 15], [0, 3])),
+    # padding of up to four is left to it where windows are dilated
+    ((2, 30, 24), (7,), {"padding": ((6, 4),), "dilation": 2}, (2, 1, 32, 24), ([0, 4], [0, 4])),
+    (
+        (2, 20, 20, 24),
+        (3, 3),
+        {"padding": ((2, 2), (4, 5)), "dilation": 3},
+        (2, 20, 21, 24),
+        ([2, 4], [2, 4]),
+    ),
+    # and not more than there are results, which are three here
+    (
+        (2, 20, 12, 24),
+        (3, 5),
+        {"padding": ((1, 1), (4, 2)), "dilation": (1, 2), "stride": (1, 4)},
+        (2, 20, 13, 24),
+        ([1, 3], [1, 2]),
+    ),
+]
+
+
+@needed
+@pytest.mark.parametrize(("image", "window", "options", "read", "sides"), ALONE)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_channels_on_their_own(image, window, options, read, sides, dtype):
+    """In single precision, padded no wider than what there is a kernel for."""
+    rng = np.random.default_rng(5)
+    x = jnp.asarray(rng.normal(size=image), dtype)
+    w = jnp.asarray(rng.normal(size=(*window, 1, image[-1])), dtype)
+    layout = "NWC" if len(window) == 1 else "NHWC"
+    options = options | {"groups": image[-1], "layout": layout}
+    called = jax.jit(lambda x, w: jc.conv(x, w, algorithm="onednn", **options))
+    (line,) = (line for line in called.lower(x, w).as_text().splitlines() if CALL in line)
+    assert f"tensor<{'x'.join(map(str, read))}xf32>" in line
+    low, high = (json.dumps(side).replace(" ", "") for side in sides)
+    config = line.replace(" ", "").replace("\\22", '"')
+    assert f'"pad_left":{low},"pad_right":{high}' in config
+    wide = [array.astype(np.float64) for array in (x, w)]
+    want = jc.conv(*wide, algorithm="direct", **options)
+    assert_close(called(x, w).astype(np.float64), want, TOLERANCE[dtype])
+
+
+@needed
+@pytest.mark.parametrize(("channels", "width", "given"), [(16, 15, "f32"), (24, 15, "bf16")])
+def test_few_channels_and_a_wide_window_in_bfloat16_are_widened(channels, width, given):
+    """oneDNN would make a kernel for ever."""
+    x = jax.ShapeDtypeStruct((2, 8, 40, channels), jnp.bfloat16)
+    w = jax.ShapeDtypeStruct((3, width, 1, channels), jnp.bfloat16)
+    options = {"groups": channels, "layout": "NHWC", "algorithm": "onednn"}
+    text = jax.jit(lambda x, w: jc.conv(x, w, **options)).lower(x, w).as_text()
+    (line,) = (line for line in text.splitlines() if CALL in line)
+    here = _library.takes((jnp.bfloat16,) * 3, channels_last=True)
+    assert f"tensor<2x8x40x{channels}x{given if here else 'f32'}>" in line
+
+
+@needed
+def test_large_windows_are_transformed_where_that_is_fewer_products():
+    def chosen(image, window, groups, layout="NHWC"):
+        kernel = (*window, image[-1] // groups, image[-1])
+        steps = jc.explain(image, kernel, groups=groups, layout=layout, platform="cpu")
+        return [step.algorithm for part in (steps.output, steps.input_grad) for step in part]
+
+    assert chosen((2, 44, 44, 64), (17, 17), 64) == ["onednn"] * 2
+    assert chosen((1, 160, 160, 16), (61, 61), 16)[0] == "fft"
+    assert chosen((2, 94, 94, 4), (31, 31), 1)[0] == "fft"
+    assert chosen((2, 94, 94, 8), (31, 31), 8)[0] == "fft"  # half of each vector would be empty
+    assert chosen((4, 4000, 64), (129,), 64, "NWC") == ["onednn"] * 2
 
 
 @needed

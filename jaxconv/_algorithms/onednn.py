@@ -74,9 +74,9 @@ def _refuses_groups(problem: Problem, kept: Sequence[int]) -> str | None:
     dilated = max(geometry.dilation) > 1
     if not _is_alone(problem) or not (dilated or geometry.rank == 1):
         return None
-    if geometry.rank == 3 or not last:
-        return "its groups of one channel have two axes or three, and no dilation"
-    return None
+    if not last:
+        return "its groups of one channel, channels first, have two axes or three, and no dilation"
+    return "its groups of one channel have no dilation in volumes" if geometry.rank == 3 else None
 
 
 def _in_single(problem: Problem) -> bool:
