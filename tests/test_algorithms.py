@@ -12,6 +12,7 @@ import numpy as np
 import oracles
 import pytest
 from cases import CONV, POOL, TOLERANCE, Case, assert_close, ids
+from jax import lax
 
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
@@ -182,6 +183,7 @@ def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(phases, "FEW_CHANNELS", 0)
     monkeypatch.setattr(phases, "FEW_OF_GROUP", 0)
     monkeypatch.setattr(shift, "LEAST_BYTES", 0)
+    monkeypatch.setattr(shift, "LEAST_INSIDE", 0)
     monkeypatch.setattr(_tiles, "MOST_BYTES", 4096)
     monkeypatch.setattr(_frame, "MOST_BLOCK", 4096)
     monkeypatch.setattr(batches, "MOST_PART", 4096)
@@ -574,3 +576,23 @@ def test_maxima_of_large_arrays_keep_nan(name, window, stride):
     got = jax.jit(lambda x: forced(name, "window_max", form, (x,)))(x)
     windows = np.lib.stride_tricks.sliding_window_view(x, window, (1, 2))
     np.testing.assert_array_equal(got, windows[:, :: stride[0], :: stride[1]].max((-1, -2)))
+
+
+def test_loops_keep_no_positions():
+    """What a step does not change XLA computes ahead of a loop, and keeps: numbers of one image and
+    channel, not of all."""
+    x = jnp.zeros((4, 64, 64, 16), jnp.float32)
+    pool = functools.partial(jc.max_pool, window=(3, 3), stride=2, padding=1, layout="NHWC")
+    y, pull = jax.vjp(pool, x)
+
+    def step(x, _):
+        return pull(y * x[0, 0, 0, 0])[0], None
+
+    def looped(y, x):
+        return lax.scan(step, x, None, length=3)[0]
+
+    def held(function, *operands):
+        compiled = jax.jit(function).lower(*operands).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / x.nbytes
+
+    assert held(looped, y, x) < held(lambda y: pull(y)[0], y) + 0.5
