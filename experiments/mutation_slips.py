@@ -578,7 +578,7 @@ FAST = [
     ),
     Slip(
         "shift: a region's errors from the beginning on",
-        ALGORITHMS + "shift.py",
+        ALGORITHMS + "_by_rows.py",
         "taken=part.size, origin=part.start)",
         "taken=part.size)",
         f"{LARGER}[lanes-last]",
@@ -592,7 +592,7 @@ FAST = [
     ),
     Slip(
         "shift: a region of x from its beginning on",
-        ALGORITHMS + "shift.py",
+        ALGORITHMS + "_by_rows.py",
         "cuts = tuple((origin + begin, step)",
         "cuts = tuple((begin, step)",
         f"{LARGER}[cropped-lanes-last]",

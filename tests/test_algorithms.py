@@ -182,7 +182,7 @@ LARGER = [
 def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(phases, "FEW_CHANNELS", 0)
     monkeypatch.setattr(phases, "FEW_OF_GROUP", 0)
-    monkeypatch.setattr(shift, "LEAST_BYTES", 0)
+    monkeypatch.setattr(_regions, "LEAST_BYTES", 0)
     monkeypatch.setattr(shift, "LEAST_INSIDE", 0)
     monkeypatch.setattr(_tiles, "MOST_BYTES", 4096)
     monkeypatch.setattr(_frame, "MOST_BLOCK", 4096)
@@ -593,6 +593,8 @@ def test_loops_keep_no_positions():
 
     def held(function, *operands):
         compiled = jax.jit(function).lower(*operands).compile()
-        return compiled.memory_analysis().temp_size_in_bytes / x.nbytes
+        found = compiled.memory_analysis()
+        assert found is not None
+        return found.temp_size_in_bytes / x.nbytes
 
     assert held(looped, y, x) < held(lambda y: pull(y)[0], y) + 0.5

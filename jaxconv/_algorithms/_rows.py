@@ -49,6 +49,11 @@ class Axis(NamedTuple):
     origin: int = 0
 
 
+def frames(axes: Sequence[Axis], first: int) -> list[Frame]:
+    """What is read of the image, whose spatial axes begin with `first`."""
+    return [Frame(first + at, axis.start, axis.length) for at, axis in enumerate(axes)]
+
+
 def all_taps(axes: Sequence[Axis]) -> itertools.product:
     return itertools.product(*(range(len(axis.cuts)) for axis in axes))
 

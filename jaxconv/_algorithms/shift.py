@@ -9,14 +9,11 @@ and splits over the cores: its own grouped convolution does neither, and takes 1
 long. Of a strided input gradient, tap a = r + j*stride meets residue r alone: all residues are
 computed at once, as an axis of their own behind Q, and merged by a reshape.
 
-The kernel gradient sums over everything but taps and channels, and XLA:CPU's reductions are scalar
-and on one core where they are fused with the products. So here rows are added up elementwise, some
-of them written out as one expression; the axes within a row stay apart until the end.
+The kernel gradient is in `_by_rows`.
 """
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -24,6 +21,7 @@ from jax import Array, lax
 
 from .._form import Problem, Shape
 from .._geometry import Geometry
+from . import _by_rows, _regions
 from ._algorithm import Algorithm
 from ._apart import apart
 from ._frame import (
@@ -33,31 +31,15 @@ from ._frame import (
     cut,
     framed,
     quotients,
-    residues,
     result_dtype,
     sum_dtype,
-    total,
     widened,
 )
-from ._regions import (
-    LEAST_BYTES,
-    MOST_TAPS,
-    Part,
-    Region,
-    is_padded,
-    read_frames,
-    regions,
-    starts,
-    whole,
-    with_rest,
-)
-from ._rows import Axis, Multiply, all_taps, line_sums, nested, row_sums, tap_cuts
+from ._regions import MOST_TAPS, Part, Region, starts, with_rest
+from ._rows import Axis, all_taps, frames, nested, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
 MOST_TERMS = 256
-#: Most sums of rows that a kernel gradient is taken apart into, lest an image be padded, and most
-#: taps of one: compile time grows with them.
-MOST_SUMS, MOST_IN_A_ROW = 70, 4
 #: Around the middle loops are short: images are padded where that is less of them.
 LEAST_INSIDE = 7 / 8
 #: Channels last, fewer channels than this do not fill a vector: computed channels first.
@@ -76,7 +58,7 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w[g, o, i, a] = sum_{n, s} x[n, g, i, s*stride + a*dilation - low] * y[n, g, o, s]."""
-    return _by_layout(problem, _kernel_grad, _axes(problem, _output_axis), x, y)
+    return _by_layout(problem, _by_rows.kernel_grad, _axes(problem, _output_axis), x, y)
 
 
 def refuses(problem: Problem) -> str | None:
@@ -135,15 +117,10 @@ def _in_layout(
         return compute(axes, problem, image, other)
 
     def moved(problem: Problem, image: Array, other: Array) -> Array:
-        image = apart(lambda image: framed(image, _frames(axes, 2)), image)
+        image = apart(lambda image: framed(image, frames(axes, 2)), image)
         return compute([axis._replace(start=0) for axis in axes], problem, image, other)
 
     return channels_first(problem, moved, image, other)
-
-
-def _frames(axes: Sequence[Axis], first: int) -> list[Frame]:
-    """What is read of the image, whose spatial axes begin with `first`."""
-    return [Frame(first + at, axis.start, axis.length) for at, axis in enumerate(axes)]
 
 
 def _output_axis(geometry: Geometry, axis: int) -> Axis:
@@ -212,7 +189,7 @@ def _by_residue(w: Array, axes: Sequence[Axis], first: int) -> Array:
 def _sum_by_regions(image: Array, weights: Sequence[Array], axes: Sequence[Axis]) -> Array:
     """`_sum_last`, but where a large image would be copied to be padded: what reads no padding, and
     what is around it, written into one array."""
-    large = image.size * image.dtype.itemsize >= LEAST_BYTES
+    large = image.size * image.dtype.itemsize >= _regions.LEAST_BYTES
     if not large or len(weights) > MOST_TAPS or any(axis.residues > 1 for axis in axes):
         return _sum_last(image, weights, axes)
     middle = []
@@ -255,7 +232,7 @@ def _sum_last(image: Array, weights: Sequence[Array], axes: Sequence[Axis]) -> A
 
     A weight is `(c,)`, or `(*residues, c)`: an axis of residues stands behind each spatial axis.
     """
-    image = framed(image, _frames(axes, 1))
+    image = framed(image, frames(axes, 1))
     strided = any(axis.residues > 1 for axis in axes)
     terms = []
     for at, weight in zip(all_taps(axes), weights, strict=True):
@@ -280,7 +257,7 @@ def _sum_first(image: Array, weights: Array, axes: Sequence[Axis]) -> Array:
     """
     rank = len(axes)
     minor = axes[-1]
-    image = framed(image, _frames(axes, 4))
+    image = framed(image, frames(axes, 4))
     weights = _by_residue(weights, axes, 3)
     rows = []
     for residue in range(minor.residues):
@@ -323,71 +300,3 @@ def _merged(shape: Shape, first: int, count: int) -> Shape:
 
 def _cropped(result: Array, axes: Sequence[Axis], first: int) -> Array:
     return framed(result, [Frame(first + at, axis.crop, axis.size) for at, axis in enumerate(axes)])
-
-
-# The kernel gradient.
-
-
-def _kernel_grad(axes: list[Axis], problem: Problem, x: Array, y: Array) -> Array:
-    form, dtype = problem.form, sum_dtype(problem)
-    x, y = x.astype(dtype), y.astype(dtype)
-    if form.layout.channels_last:
-        w = _kernel_grad_last(x, y, axes, form.geometry)
-    else:
-        w = _kernel_grad_first(x, y, axes, _pairs(*blocks(form, problem.shapes, "kernel_grad")))
-    shape = form.result_shape("kernel_grad", *problem.shapes)
-    return w.reshape(shape).astype(result_dtype(problem))
-
-
-def _pairs(groups: int, inputs: int, outputs: int) -> Multiply:
-    """Products of all pairs of a group's channels: `(n, g, o, i, *spatial)`."""
-    if inputs * outputs == 1:
-        return operator.mul
-
-    def multiply(x: Array, y: Array) -> Array:
-        x = x.reshape(x.shape[0], groups, 1, inputs, *x.shape[2:])
-        return x * y.reshape(y.shape[0], groups, outputs, 1, *y.shape[2:])
-
-    return multiply
-
-
-def _kernel_grad_last(x: Array, y: Array, axes: list[Axis], geometry: Geometry) -> Array:
-    """`(*window, g)` of images `(n, *spatial, g)`."""
-    if len(axes) == 1:
-        sums = line_sums([framed(x, _frames(axes, 1))], y, axes[0], 1, operator.mul)
-        return jnp.stack([part.sum((0, 1)) for part in sums])
-    parts, rows = regions(geometry, windows=True), math.prod(geometry.window[:-1])
-    large = math.prod(x.shape) * x.dtype.itemsize >= LEAST_BYTES
-    if not large or rows * len(parts) > MOST_SUMS or max(geometry.window) > MOST_IN_A_ROW:
-        parts = [whole(geometry.output)]
-    return total([_region_sums(x, y, axes, geometry, region) for region in parts])
-
-
-def _region_sums(x: Array, y: Array, axes: list[Axis], geometry: Geometry, region: Region) -> Array:
-    """`_kernel_grad_last` of a region's errors; x is copied only where some of it is padding."""
-    frames = read_frames(geometry, region)
-    padded = is_padded(geometry, frames)
-    own = []
-    for axis, part, frame in zip(axes, region, frames, strict=True):
-        origin = 0 if padded else frame.start
-        cuts = tuple((origin + begin, step) for begin, step in axis.cuts)
-        own.append(axis._replace(cuts=cuts, taken=part.size, origin=part.start))
-    if padded:
-        x = framed(x, frames)
-    sums = row_sums([x], y, own, 1, len(axes) - 1, operator.mul)
-    return jnp.stack([part.sum((0, *range(1, len(axes)))) for part in sums])
-
-
-def _kernel_grad_first(x: Array, y: Array, axes: list[Axis], multiply: Multiply) -> Array:
-    """`(*channels, *window)` of images `(n, c, *spatial)`."""
-    along = len(axes) - 2
-    xs = residues(x, _frames(axes, 2), axes[-1].cuts[0][1])
-    if len(axes) == 1:
-        sums = line_sums(xs, y, axes[0], 2, multiply)
-        return jnp.stack([part.sum((0, part.ndim - 1)) for part in sums], -1)
-    sums = row_sums(xs, y, axes, 2, along, multiply)
-    first = sums[0].ndim - len(axes)
-    lanes = [first + axis for axis in range(len(axes)) if axis != along]
-    w = jnp.stack([part.sum((0, *lanes)) for part in sums], -1)
-    others = (len(axis.cuts) for number, axis in enumerate(axes) if number != along)
-    return jnp.moveaxis(w.reshape(*w.shape[:first], *others), first - 1, first - 1 + along)
