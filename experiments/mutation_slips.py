@@ -1106,8 +1106,8 @@ ANYWHERE = [
     Slip(
         "whole planes: the last of equals wins",
         ALGORITHMS + "whole.py",
-        "lax.broadcasted_iota(np.int32, line.shape, 1), np.int32(plane))",
-        "plane - 1 - lax.broadcasted_iota(np.int32, line.shape, 1), np.int32(plane))",
+        "jnp.arange(plane, dtype=np.int32)[:, None], np.int32(plane)",
+        "-jnp.arange(plane, dtype=np.int32)[:, None], np.int32(plane)",
         f"{MAPPED}[whole-whole-plane-first]",
     ),
 ]
