@@ -134,7 +134,8 @@ def is_strided_gradient(problem: Problem) -> bool:
     geometry = problem.form.geometry
     results, summed, _ = widths(problem)
     if geometry.rank == 1:
-        return results >= 16 or has_fast_residues(problem)
+        wide = results >= 16 or summed < 64 or 8 * results * geometry.stride[0] >= summed
+        return wide or has_fast_residues(problem)
     if geometry.rank == 3:
         return True
     if max(geometry.stride) == 1 or is_little(problem):
@@ -155,7 +156,7 @@ def has_fast_residues(problem: Problem) -> bool:
     results, summed, _ = widths(problem)
     strided = problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1
     single = sum_dtype(problem) == np.float32 and is_for(problem)
-    several = results >= 3 and results * summed >= 12
+    several = summed >= 4 if results < 3 else results * summed >= 12
     return strided and single and several and problem.form.geometry.groups == 1
 
 
