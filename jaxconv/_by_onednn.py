@@ -15,7 +15,7 @@ from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import is_for
 from ._algorithms.patches import FEWEST_RESULTS
 from ._form import Problem
-from ._rules import area, for_cpu, is_large_window, is_little, widths
+from ._rules import area, for_cpu, is_in_one, is_large_window, is_little, widths
 
 #: Results that fill its vectors well enough, and that fill half of one.
 MANY, SOME = 8, 4
@@ -104,4 +104,5 @@ def is_cut_in_lines(problem: Problem) -> bool:
 @for_cpu
 def is_rest(problem: Problem) -> bool:
     """Where it is faster than XLA's own convolution, if nothing else is."""
-    return problem.projection != "kernel_grad" and widths(problem)[2] > 1
+    image = problem.projection != "kernel_grad" and widths(problem)[2] > 1
+    return image and not is_in_one(problem)

@@ -19,6 +19,8 @@ from ._form import PROJECTIONS, Problem
 
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
+#: Bytes of one image, and of several, beyond which a copy takes longer than what it saves.
+MOST_OF_ONE, MOST_OF_SEVERAL = 2**23, 2**24
 DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
 
 
@@ -117,13 +119,24 @@ def is_of_few(problem: Problem) -> bool:
     if sum_dtype(problem).kind != "f" or is_little(problem) or taps == 1:
         return False
     if is_for(problem) and sum_dtype(problem) == np.float32:
-        return summed >= (8 if last else 12)
+        held = math.prod(problem.shapes[0]) * sum_dtype(problem).itemsize
+        most = MOST_OF_ONE if is_in_one(problem) else MOST_OF_SEVERAL
+        return summed >= 12 if not last else summed >= 8 and held <= most
     if not last:
         return summed >= 32
     # XLA:CPU is slowest on planes without padding, see `eigen`.
     plain = geometry.rank == 2 and problem.projection == "output"
     slow = plain and not any(map(any, geometry.padding))
     return summed >= 16 and (results <= 2 or summed <= 64 or slow)
+
+
+def is_in_one(problem: Problem) -> bool:
+    """One image, channels last, summed over more than a few channels to few results: XLA:CPU's own
+    convolution takes no more time than to read it."""
+    results, summed, _ = widths(problem)
+    last, geometry = problem.form.layout.channels_last, problem.form.geometry
+    one = problem.shapes[0][0] == 1 and geometry.rank == 2 and geometry.groups == 1
+    return last and one and set(geometry.stride) == {1} and results < 6 and summed > 16
 
 
 @for_cpu
