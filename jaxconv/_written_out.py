@@ -17,6 +17,8 @@ PACE = 16
 EIGENS_OWN = 16
 #: Numbers that take as long to write out as one to turn, channels first to be last.
 TURN = 3
+#: Channels for which the kernel gradient of a large window is products of rows.
+FEWEST_OF_LARGE = 8
 #: Channels that XLA:CPU packs as a whole, and fewer than it packs at all.
 LANES, FEWEST_PACKED = 8, 6
 
@@ -39,7 +41,7 @@ def is_eigens(problem: Problem) -> bool:
 @for_cpu
 def _is_cheaper_by_rows(problem: Problem) -> bool:
     """Where less is written if the taps of the first axes are channels of the results."""
-    too_large = problem.projection != "kernel_grad" and widths(problem)[2] > patches.MOST_TAPS
+    too_large = widths(problem)[2] > patches.MOST_TAPS
     return too_large or _costs_least("kn2row", problem)
 
 
@@ -56,7 +58,9 @@ def is_written_out(problem: Problem) -> bool:
     if dtype.kind != "f" or (geometry.rank < 3 and dtype in DOUBLE) or is_little(problem):
         return False
     if geometry.rank < 3 and taps > patches.MOST_TAPS:
-        return False
+        gradient = problem.projection == "kernel_grad" and is_for(problem)
+        some = min(results, summed) >= FEWEST_OF_LARGE and area(problem) >= 4 * taps
+        return gradient and some and geometry.rank == 2
     if geometry.rank == 1:
         if problem.projection == "kernel_grad" and is_for(problem):
             return True
