@@ -49,15 +49,17 @@ class Pass(NamedTuple):
     step: int
 
 
-def passes(k: int, overlap: bool) -> list[Pass]:
+def passes(k: int, overlap: bool, stride: int = 1) -> list[Pass]:
     """k taps as one pass, or as two of fewer taps in all, the second over windows of the first;
-    these may lie over one another where that does not change a result."""
-    best, least = [Pass(k, 1)], k
+    these may lie over one another where that does not change a result. Only windows of the last
+    pass are strided."""
+    best, least = [Pass(k, 1)], k / stride if k <= MOST_TAPS else math.inf
     for first in range(2, k):
         for step in range(1 if overlap else first, first + 1):
             more, rest = divmod(k - first, step)
-            if rest == 0 and first + more + 2 <= least:
-                best, least = [Pass(first, 1), Pass(more + 1, step)], first + more + 1
+            cost, short = first + (more + 2) / stride, max(first, more + 1) <= MOST_TAPS
+            if rest == 0 and short and cost <= least:
+                best, least = [Pass(first, 1), Pass(more + 1, step)], cost - 1 / stride
     return best
 
 
@@ -68,7 +70,8 @@ def refuses(problem: Problem) -> str | None:
         return "windows are of unequal sizes"
     if problem.projection == "window_spread" and max(geometry.stride) > 1:
         return "what is given back is not strided"
-    longest = max(part.taps for k in geometry.window for part in passes(k, _overlaps(problem)))
+    overlap = _overlaps(problem)
+    longest = max(part.taps for k in geometry.window for part in passes(k, overlap))
     return f"{longest} taps are too many for one pass" if longest > MOST_TAPS else None
 
 
@@ -149,8 +152,10 @@ def _windows(problem: Problem, arrays: Arrays, outside: Sequence[Any], reducer: 
         high = read - geometry.spatial[axis] - low
         # What is left over of a stride makes no window more, and to leave it out would be a copy.
         sides = low, 0 if -s < high < 0 else high
-        line = _Line(axis + 1, sides, passes(k, _overlaps(problem)), d, s)
-        if s > 1 and axis == geometry.rank - 1 and is_bare(problem):
+        all_there_are = s > 1 and axis == geometry.rank - 1 and is_bare(problem)
+        taps = passes(k, _overlaps(problem), 1 if all_there_are else s)
+        line = _Line(axis + 1, sides, taps, d, s)
+        if all_there_are:
             arrays = _strided(line, outputs, arrays, outside, reducer)
         else:
             arrays = _along(line, arrays, outside, reducer)
