@@ -362,6 +362,10 @@ def test_every_row_of_the_table_is_taken(monkeypatch):
         (True, (8, 56, 56, 64), (3, 3, 64, 2), {"padding": 1}, "kn2row"),
         (True, (8, 56, 56, 96), (3, 3, 1, 96), {"padding": 1, "groups": 96}, "onednn"),
         (True, (8, 56, 56, 96), (2, 2, 1, 96), {"groups": 96}, "shift"),
+        (True, (8, 56, 56, 96), (3, 3, 1, 96), {"dilation": 2, "groups": 96}, "onednn"),
+        (True, (8, 400, 96), (15, 1, 96), {"groups": 96}, "onednn"),
+        (True, (1, 512, 512, 32), (3, 3, 32, 3), {"padding": 1}, "direct"),
+        (True, (2, 512, 512, 32), (3, 3, 32, 3), {"padding": 1}, "onednn"),
         (True, (8, 56, 56, 64), (1, 1, 64, 64), {}, "matmul"),
         (True, (1, 512, 512, 1), (31, 31, 1, 1), {"padding": 15}, "fft"),
         (True, (4, 14, 14, 256), (3, 3, 8, 256), {"padding": 1, "groups": 32}, "onednn"),
@@ -380,7 +384,7 @@ def test_with_onednn_its_rows_are_taken_and_what_is_faster_stays(
     """On a processor with AVX-512, whatever this one has: nothing is computed."""
     monkeypatch.setattr(_library, "is_there", lambda: True)
     monkeypatch.setattr(_library, "_features", lambda: _library.BFLOAT16)
-    layout = "NHWC" if last else None
+    layout = cases.LAYOUTS[len(image) - 2] if last else None
     found = jc.explain(image, kernel, layout=layout, platform="cpu", **options)
     assert found.output[0].algorithm == name
 
@@ -388,8 +392,21 @@ def test_with_onednn_its_rows_are_taken_and_what_is_faster_stays(
 def test_with_onednn_residues_are_its_own_too(monkeypatch):
     monkeypatch.setattr(_library, "is_there", lambda: True)
     monkeypatch.setattr(_library, "_features", lambda: _library.BFLOAT16)
-    strided = jc.explain((4, 16, 64, 64), (32, 16, 3, 3), stride=2, padding=1, platform="cpu")
-    assert [step.algorithm for step in strided.input_grad][:2] == ["phases", "onednn"]
+    for image, kernel, stride, name in [
+        ((4, 16, 64, 64), (32, 16, 3, 3), 2, "onednn"),
+        ((8, 1, 112, 112), (64, 1, 7, 7), 2, "kn2row"),
+        ((4, 1, 16000), (80, 1, 400), 160, "onednn"),
+    ]:
+        strided = jc.explain(image, kernel, stride=stride, platform="cpu")
+        assert [step.algorithm for step in strided.input_grad][:2] == ["phases", name]
+
+
+def test_with_onednn_kernel_gradients_of_large_windows_are_by_rows(monkeypatch):
+    monkeypatch.setattr(_library, "is_there", lambda: True)
+    for channels, size, name in [(16, 64, "kn2row"), (4, 64, "fft"), (16, 40, "direct")]:
+        shapes = (2, channels, size, size), (channels, channels, 21, 21)
+        found = jc.explain(*shapes, padding=10, platform="cpu")
+        assert found.kernel_grad[0].algorithm == name
 
 
 @pytest.mark.parametrize(
