@@ -17,6 +17,8 @@ from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import is_for
 from ._form import PROJECTIONS, Problem
 
+#: Channels that are read for so few results that a strided gradient waits for them.
+MANY_TO_FEW = 384
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
 #: Bytes of one image, and of several, beyond which a copy takes longer than what it saves.
@@ -169,7 +171,10 @@ def has_fast_residues(problem: Problem) -> bool:
     results, summed, _ = widths(problem)
     strided = problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1
     single = sum_dtype(problem) == np.float32 and is_for(problem)
-    several = summed >= 4 if results < 3 else results * summed >= 12
+    wide = results * math.prod(problem.form.geometry.stride)
+    # Of many channels to few, XLA's own takes no longer than to read them.
+    several = 4 <= summed <= 32 * wide if results < 3 else results * summed >= 12
+    several &= results > 8 or summed < MANY_TO_FEW
     return strided and single and several and problem.form.geometry.groups == 1
 
 
