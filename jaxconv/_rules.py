@@ -17,8 +17,9 @@ from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import is_for
 from ._form import PROJECTIONS, Problem
 
-#: Channels that are read for so few results that a strided gradient waits for them.
-MANY_TO_FEW = 384
+#: Channels that are read for so few results that a strided gradient waits for them: of windows of
+#: more than three taps an axis, and of others.
+MANY_TO_FEW, FEW_OF_MANY = (384, 256), (8, 24)
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
 #: Bytes of one image, and of several, beyond which a copy takes longer than what it saves.
@@ -174,7 +175,8 @@ def has_fast_residues(problem: Problem) -> bool:
     wide = results * math.prod(problem.form.geometry.stride)
     # Of many channels to few, XLA's own takes no longer than to read them.
     several = 4 <= summed <= 32 * wide if results < 3 else results * summed >= 12
-    several &= results > 8 or summed < MANY_TO_FEW
+    small = max(problem.form.geometry.window) <= 3
+    several &= summed < MANY_TO_FEW[small] or results > FEW_OF_MANY[small]
     return strided and single and several and problem.form.geometry.groups == 1
 
 

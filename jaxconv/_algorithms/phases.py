@@ -26,6 +26,8 @@ from ._frame import Frame, framed, own_frames, quotients, residue_frames, solve
 #: Most input channels, in all or of each of several groups, for which residues become channels of
 #: an input gradient in spite of taps that are zero.
 FEW_CHANNELS, FEW_OF_GROUP = 24, 12
+#: Of so many channels that are summed, products weigh more: the most input channels then.
+MANY_SUMMED, FEW_OF_MANY = 128, 8
 #: Most residues that are computed one after the other: compile time grows with them.
 MOST_RESIDUES = 16
 
@@ -41,6 +43,8 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     geometry, layout = problem.form.geometry, problem.form.layout
     even = all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True))
     few = FEW_CHANNELS if geometry.groups == 1 else FEW_OF_GROUP
+    if geometry.groups == 1 and layout.split_kernel(w.shape)[0] >= MANY_SUMMED:
+        few = min(few, FEW_OF_MANY)
     many = not even and layout.split_kernel(w.shape)[1] > few
     if many and math.prod(geometry.stride) <= MOST_RESIDUES:
         return _by_residues(problem, y, w)
