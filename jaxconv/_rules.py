@@ -14,7 +14,7 @@ import numpy as np
 from ._algorithms import batches, kn2row
 from ._algorithms._apart import MOST_UNROLLED
 from ._algorithms._frame import blocks, sum_dtype
-from ._algorithms._library import is_for
+from ._algorithms._library import factor_dtype, is_for
 from ._form import PROJECTIONS, Problem
 
 #: Channels that are read for so few results that a strided gradient waits for them: of windows of
@@ -134,12 +134,13 @@ def is_of_few(problem: Problem) -> bool:
 
 
 def is_in_one(problem: Problem) -> bool:
-    """One image, channels last, summed over more than a few channels to few results: XLA:CPU's own
-    convolution takes no more time than to read it."""
+    """One image in single precision, channels last, summed over more than a few channels to few
+    results: XLA:CPU's own convolution takes no more time than to read it."""
     results, summed, _ = widths(problem)
     last, geometry = problem.form.layout.channels_last, problem.form.geometry
     one = problem.shapes[0][0] == 1 and geometry.rank == 2 and geometry.groups == 1
-    return last and one and set(geometry.stride) == {1} and results < 6 and summed > 16
+    plain = set(geometry.stride) == {1} and factor_dtype(problem) == np.float32
+    return last and one and plain and results < 6 and summed > 16
 
 
 @for_cpu

@@ -389,6 +389,15 @@ def test_with_onednn_its_rows_are_taken_and_what_is_faster_stays(
     assert found.output[0].algorithm == name
 
 
+def test_with_onednn_one_large_image_of_bfloat16_is_its_own(monkeypatch):
+    monkeypatch.setattr(_library, "is_there", lambda: True)
+    monkeypatch.setattr(_library, "_features", lambda: _library.BFLOAT16)
+    for dtype, name in [("bfloat16", "onednn"), ("float32", "direct")]:
+        shapes = (1, 512, 512, 32), (3, 3, 32, 3)
+        found = jc.explain(*shapes, layout="NHWC", dtype=dtype, platform="cpu")
+        assert found.output[0].algorithm == name
+
+
 def test_with_onednn_residues_are_its_own_too(monkeypatch):
     monkeypatch.setattr(_library, "is_there", lambda: True)
     monkeypatch.setattr(_library, "_features", lambda: _library.BFLOAT16)
