@@ -96,10 +96,8 @@ def _has_own_products(problem: Problem) -> bool:
     products = count * taps * inputs * outputs
     if min(inputs, outputs) < 4 and groups <= 8 and products >= LEAST_PRODUCTS:
         return True
-    windows, last = (
-        count * inputs * taps * sum_dtype(problem).itemsize,
-        problem.form.layout.channels_last,
-    )
+    windows = count * inputs * taps * sum_dtype(problem).itemsize
+    last = problem.form.layout.channels_last
     return windows > MOST_TO_A_GROUP if last else count > FEW_POSITIONS and windows > MOST_IN_LINES
 
 

@@ -94,9 +94,10 @@ def own_frames(geometry: Geometry, first: int) -> list[Frame]:
     return [Frame(first + axis, low, size) for axis, ((low, _), size) in enumerate(axes)]
 
 
-def quotients(geometry: Geometry, axis: int) -> tuple[int, int]:
-    """The first Q, and how many, of all `t = Q*stride + r - low` that x has along an axis."""
-    low, s = geometry.padding[axis][0], geometry.stride[axis]
+def quotients(geometry: Geometry, axis: int, lead: int = 0) -> tuple[int, int]:
+    """The first Q, and how many, of all `t = Q*stride + r - low` that x has along an axis; as if it
+    began `lead` elements ahead."""
+    low, s = geometry.padding[axis][0] + lead, geometry.stride[axis]
     first, last = low // s, (geometry.spatial[axis] - 1 + low) // s
     return first, last - first + 1
 

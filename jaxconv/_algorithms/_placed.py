@@ -23,7 +23,7 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._apart import apart
-from ._frame import Frame, cut, framed, total, wide
+from ._frame import Frame, cut, framed, quotients, total, wide
 from ._regions import MOST_TAPS, Region, is_by_regions, regions, starts
 from .slices import steps
 
@@ -87,13 +87,13 @@ def _reaches(geometry: Geometry, channels: int) -> list[_Reach]:
     reaches = []
     for axis in range(geometry.rank):
         k, d, s, _ = steps(geometry, axis)
-        low, n = geometry.padding[axis][0], geometry.spatial[axis]
+        low = geometry.padding[axis][0]
         # As if the first tap were so many elements ahead: then no block begins before the array.
-        lead = -low % s
-        if -(-(k + lead) // s) == -(-k // s):
-            k, low = k + lead, low + lead
-        first, reach = low // s, (-(-k // s) - 1) * d
-        count = (n - 1 + low) // s - first + 1
+        lead, taps = -low % s, -(-k // s)
+        if -(-(k + lead) // s) > taps:
+            lead = 0
+        low, reach = low + lead, (taps - 1) * d
+        first, count = quotients(geometry, axis, lead)
         begins = tuple(reach - j for j in range(0, reach + 1, d))
         blocks = first - reach, count + reach, 1, begins, count, s, first * s - low, low % s
         reaches.append(_Reach(*blocks))

@@ -47,10 +47,10 @@ def regions(geometry: Geometry, windows: bool) -> list[Region]:
         stop = max(min(end, size), start)
         inner.append(Part(start, stop))
         sizes.append(size)
-    return with_rest(tuple(inner), sizes)
+    return _with_rest(tuple(inner), sizes)
 
 
-def with_rest(middle: Region, sizes: Sequence[int]) -> list[Region]:
+def _with_rest(middle: Region, sizes: Sequence[int]) -> list[Region]:
     """A region, and what is around it."""
     found = [middle]
     for axis, part in enumerate(middle):

@@ -35,7 +35,7 @@ from ._frame import (
     sum_dtype,
     widened,
 )
-from ._regions import MOST_TAPS, Part, Region, starts, with_rest
+from ._regions import MOST_TAPS, Region, regions, starts
 from ._rows import Axis, all_taps, frames, nested, tap_cuts
 
 #: Most products that one expression adds up: compile time grows with them.
@@ -147,7 +147,7 @@ def _output(axes: list[Axis], problem: Problem, x: Array, w: Array) -> Array:
     if layout.channels_last:
         weights = w.reshape(*problem.form.geometry.window, groups)
         terms = [weights[at] for at in all_taps(axes)]
-        y = _sum_by_regions(x, terms, axes)
+        y = _sum_by_regions(x, terms, axes, regions(problem.form.geometry, windows=True))
     else:
         weights = w.reshape(groups, outputs, inputs, *w.shape[2:])
         x = x.reshape(x.shape[0], groups, 1, inputs, *x.shape[2:])
@@ -163,7 +163,10 @@ def _input_grad(axes: list[Axis], problem: Problem, y: Array, w: Array) -> Array
     if layout.channels_last:
         weights = _by_residue(w.reshape(*w.shape[: layout.rank], groups), axes, 0)
         terms = [weights[at] for at in _interleaved(axes)]
-        x = _sum_by_regions(y, terms, axes)
+        if any(axis.residues > 1 for axis in axes):
+            x = _sum_last(y, terms, axes)
+        else:
+            x = _sum_by_regions(y, terms, axes, regions(problem.form.geometry, windows=False))
     else:
         weights = jnp.moveaxis(w.reshape(groups, outputs, inputs, *w.shape[2:]), (1, 2), (0, 2))
         y = y.reshape(y.shape[0], groups, 1, outputs, *y.shape[2:])
@@ -186,41 +189,29 @@ def _by_residue(w: Array, axes: Sequence[Axis], first: int) -> Array:
     return framed(w, frames).reshape(*shape, *w.shape[first + len(axes) :])
 
 
-def _sum_by_regions(image: Array, weights: Sequence[Array], axes: Sequence[Axis]) -> Array:
+def _sum_by_regions(
+    image: Array, weights: Sequence[Array], axes: Sequence[Axis], parts: Sequence[Region]
+) -> Array:
     """`_sum_last`, but where a large image would be copied to be padded: what reads no padding, and
     what is around it, written into one array."""
     large = image.size * image.dtype.itemsize >= _regions.LEAST_BYTES
-    if not large or len(weights) > MOST_TAPS or any(axis.residues > 1 for axis in axes):
-        return _sum_last(image, weights, axes)
-    middle = []
-    for axis, n in zip(axes, image.shape[1:-1], strict=True):
-        first_read, last_read, step = _reach(axis)
-        start = min(max(-((axis.start + first_read) // step), 0), axis.taken)
-        stop = (n - 1 - axis.start - last_read) // step + 1
-        middle.append(Part(start, max(min(stop, axis.taken), start)))
     sizes = [axis.taken for axis in axes]
-    inside = math.prod(part.size for part in middle) / math.prod(sizes)
-    if inside == 1 or inside < LEAST_INSIDE:
+    inside = math.prod(part.size for part in parts[0]) / math.prod(sizes)
+    if not large or len(weights) > MOST_TAPS or len(parts) == 1 or inside < LEAST_INSIDE:
         return _sum_last(image, weights, axes)
     result = jnp.zeros((image.shape[0], *sizes, image.shape[-1]), image.dtype)
-    for region in with_rest(tuple(middle), sizes):
+    for region in parts:
         part = _sum_last(image, weights, _of_region(axes, region))
         result = lax.dynamic_update_slice(result, part, starts(region))
     return result
-
-
-def _reach(axis: Axis) -> tuple[int, int, int]:
-    """The first and the last element that the first result reads of a frame, and the step."""
-    begins = [begin for begin, _ in axis.cuts]
-    return min(begins), max(begins), axis.cuts[0][1]
 
 
 def _of_region(axes: Sequence[Axis], region: Region) -> list[Axis]:
     """The axes of a region of results."""
     own = []
     for axis, part in zip(axes, region, strict=True):
-        _, last_read, step = _reach(axis)
-        start, length = axis.start + part.start * step, (part.size - 1) * step + last_read + 1
+        begins, step = [begin for begin, _ in axis.cuts], axis.cuts[0][1]
+        start, length = axis.start + part.start * step, (part.size - 1) * step + max(begins) + 1
         own.append(
             axis._replace(start=start, length=length, taken=part.size, crop=0, size=part.size)
         )

@@ -32,6 +32,7 @@ from ._frame import (
     cut,
     framed,
     lowest_rank,
+    quotients,
     ranked,
     read_frames,
     unranked,
@@ -181,7 +182,7 @@ def _axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine
 def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
     """`x[Q*s + r - low] = sum_j y[Q - j]`, j over the taps r + j*s (or j*d) that there are."""
     k, d, s, _ = steps(geometry, axis)
-    low, n, at = geometry.padding[axis][0], geometry.spatial[axis], axis + 1
+    low, at = geometry.padding[axis][0], axis + 1
     longest = -(-k // s)
     full = k - (longest - 1) * s
     # Where the last residues are short of a tap, the first may be instead: as if there were so many
@@ -189,9 +190,7 @@ def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
     lead = -low % s
     if lead != s - full:
         lead = 0
-    low += lead
-    first, reach = low // s, (longest - 1) * d
-    count = (n - 1 + low) // s - first + 1
+    (first, count), reach = quotients(geometry, axis, lead), (longest - 1) * d
 
     def windows(taps: int) -> Array:
         if not taps:
@@ -213,7 +212,7 @@ def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
             shorter = lax.broadcast_in_dim(windows(longest - 1), shape, kept)
             wide = jnp.where(whole, wide, shorter)
         x = wide.reshape(*x.shape[:at], count * s, *x.shape[at + 1 :])
-    return framed(x, [Frame(at, low % s, n)])
+    return framed(x, [Frame(at, (low + lead) % s, geometry.spatial[axis])])
 
 
 ALGORITHM = Algorithm(
