@@ -8,13 +8,15 @@ the way in and out, which pays where there are products enough to each number.
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 
-from ._algorithms import matmul, onednn
+from ._algorithms import matmul, onednn, turned
 from ._algorithms._frame import blocks, sum_dtype
-from ._algorithms._library import is_for
+from ._algorithms._library import factor_dtype, is_for
 from ._algorithms.patches import FEWEST_RESULTS
 from ._form import Problem
+from ._of_groups import is_slim
 from ._rules import area, for_cpu, is_in_one, is_large_window, is_little, widths
 
 #: Results that fill its vectors well enough, and that fill half of one.
@@ -27,6 +29,8 @@ FEW = 4
 WORTH, WORTH_OF_FEW = 36, 70
 #: Taps of channels on their own: what loops of vectors are as fast for, in either layout.
 PLAIN_TAPS, TURNED_TAPS = 4, 48
+#: The least that half precision is turned for, and what computes with it as it is.
+TURNED_TAPS_OF_HALF, OF_HALF = 16, ("onednn", "matmul", "phases", "groups")
 #: Pairs of channels to a group up to which loops of vectors are as fast.
 MOST_IN_LOOPS = 64
 #: Channels on their own that fill a vector.
@@ -99,6 +103,23 @@ def is_cut_in_lines(problem: Problem) -> bool:
         return False
     results, _, taps = widths(problem)
     return 1 < taps <= 4 and results >= FEWEST_RESULTS and sum_dtype(problem) == np.float32
+
+
+@for_cpu
+def is_turned(problem: Problem) -> bool:
+    """Images in half precision, channels first, that oneDNN has fast convolutions or products for
+    once they are turned; not few channels, which loops of vectors take as they lie."""
+    half = factor_dtype(problem) == jnp.bfloat16 and not problem.form.layout.channels_last
+    if not half or problem.projection == "kernel_grad" or is_little(problem):
+        return False
+    groups, *pair = blocks(problem.form, problem.shapes, problem.projection)
+    alone = groups > 1 and max(pair) == 1
+    if is_slim(problem) and not (alone and widths(problem)[2] >= TURNED_TAPS_OF_HALF):
+        return False
+    other = turned.turned(problem)
+    if problem.choose is None:
+        raise TypeError(f"a problem to be turned needs a choice for what it becomes; got {problem}")
+    return problem.choose(other)[0].name in OF_HALF
 
 
 @for_cpu

@@ -58,7 +58,7 @@ def is_winograds(problem: Problem) -> bool:
     if min(inputs, outputs) < FEWEST or (gradient and held > MOST_BYTES):
         return False
     half = factor_dtype(problem) == jnp.bfloat16
-    if half and last and not gradient:
+    if half and not gradient:
         return False  # oneDNN has convolutions for it, twice as fast.
 
     def cost(rates: Rates, places: int, factors: int, read: int, calls: int) -> float:

@@ -15,6 +15,7 @@ from ._algorithms import batches, kn2row
 from ._algorithms._apart import MOST_UNROLLED
 from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import factor_dtype, is_for
+from ._arrays import HALF
 from ._form import PROJECTIONS, Problem
 
 #: Channels that are read for so few results that a strided gradient waits for them: of windows of
@@ -79,7 +80,10 @@ def is_little(problem: Problem) -> bool:
 def is_large(problem: Problem) -> bool:
     """More images than there is memory at hand for, to be computed by what holds copies besides."""
     whole = batches.image_bytes(problem)
-    if whole <= batches.MOST_WHOLE or (parts := len(batches.parts(problem))) == 1:
+    copied = whole <= batches.MOST_WHOLE
+    if copied and not (2 * whole > batches.MOST_WHOLE and _is_widened_and_framed(problem)):
+        return False
+    if (parts := len(batches.parts(problem))) == 1:
         return False
     if problem.choose is None:
         raise TypeError(f"a problem of many images needs a choice for a few; got {problem}")
@@ -89,7 +93,7 @@ def is_large(problem: Problem) -> bool:
         lines = ("direct",) if geometry.stride == (1,) else ()
         copying = ("patches", "kn2row", "groups", "grouped", *lines)
         short = geometry.rank < 3 and math.prod(geometry.window) <= 25
-        return name == "shift" or (name in copying and short)
+        return name == "shift" or (name in copying and short and not copied)
     if parts <= MOST_UNROLLED:
         return False
     read = math.prod(problem.shapes[0]) * sum_dtype(problem).itemsize
@@ -101,6 +105,14 @@ def is_large(problem: Problem) -> bool:
         several = math.prod(geometry.window) > 1
         return several and max(read, whole - read) > batches.MOST_WHOLE
     return name == "grouped"
+
+
+def _is_widened_and_framed(problem: Problem) -> bool:
+    """Half precision kernel gradients that hold images in single precision, and framed besides."""
+    geometry = problem.form.geometry
+    half = any(dtype in HALF for dtype in problem.form.dtypes)
+    long = geometry.rank == 1 or (geometry.rank == 2 and max(geometry.window) > 3)
+    return half and long and problem.projection == "kernel_grad"
 
 
 @for_cpu

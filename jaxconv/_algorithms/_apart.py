@@ -11,6 +11,8 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
+from ._cast import bits
+
 #: So many blocks are put together as they are, more in a loop.
 MOST_UNROLLED = 4
 
@@ -113,7 +115,8 @@ def taken(
     sizes[axis] = block.rows if rows is None else rows
     if all(isinstance(at, int) for at in starts):
         return lax.slice(array, starts, [at + n for at, n in zip(starts, sizes, strict=True)])
-    return lax.dynamic_slice(array, [jnp.asarray(at, jnp.int32) for at in starts], sizes)
+    part = lax.dynamic_slice(bits(array), [jnp.asarray(at, jnp.int32) for at in starts], sizes)
+    return lax.bitcast_convert_type(part, array.dtype)
 
 
 def summed(function: Callable[..., Any], blocks: Sequence[Block], *operands: Any) -> Any:
@@ -148,9 +151,10 @@ def collected(
     def put(whole: Array, block: Block) -> Array:
         starts = [jnp.int32(0)] * len(shape)
         starts[0], starts[axis] = block.image, block.row * each
-        return lax.dynamic_update_slice(whole, function(block, *operands), starts)
+        return lax.dynamic_update_slice(whole, bits(function(block, *operands)), starts)
 
-    return _in_turn(put, blocks, jnp.zeros(shape, like.dtype))
+    whole = _in_turn(put, blocks, bits(jnp.zeros(shape, like.dtype)))
+    return lax.bitcast_convert_type(whole, like.dtype)
 
 
 def unrolled(

@@ -14,6 +14,7 @@ from jax import Array
 from .._form import Problem
 from .._geometry import Geometry
 from . import _regions
+from ._cast import cast
 from ._frame import blocks, framed, residues, result_dtype, sum_dtype, total
 from ._regions import Region, is_padded, read_frames, regions, whole
 from ._rows import Axis, Multiply, frames, line_sums, row_sums
@@ -26,13 +27,13 @@ MOST_SUMS, MOST_IN_A_ROW = 70, 4
 def kernel_grad(axes: list[Axis], problem: Problem, x: Array, y: Array) -> Array:
     """w[g, o, i, a] = sum_{n, s} x[n, g, i, s*stride + a*dilation - low] * y[n, g, o, s]."""
     form, dtype = problem.form, sum_dtype(problem)
-    x, y = x.astype(dtype), y.astype(dtype)
+    x, y = cast(x, dtype), cast(y, dtype)
     if form.layout.channels_last:
         w = _channels_last(x, y, axes, form.geometry)
     else:
         w = _channels_first(x, y, axes, _pairs(*blocks(form, problem.shapes, "kernel_grad")))
     shape = form.result_shape("kernel_grad", *problem.shapes)
-    return w.reshape(shape).astype(result_dtype(problem))
+    return cast(w.reshape(shape), result_dtype(problem))
 
 
 def _pairs(groups: int, inputs: int, outputs: int) -> Multiply:

@@ -24,6 +24,7 @@ from .._form import PROJECTIONS, Form, Problem
 from .._geometry import Geometry
 from .._layout import Layout
 from ._apart import apart
+from ._cast import cast
 
 _RECORD: contextvars.ContextVar[list[tuple[str, str]] | None] = contextvars.ContextVar(
     "record", default=None
@@ -228,7 +229,7 @@ def wide(array: Array) -> Array:
     """
     if array.dtype not in HALF:
         return array
-    return apart(lambda half: half.astype(np.float32), array)
+    return apart(lambda half: cast(half, np.float32), array)
 
 
 def widened(problem: Problem, compute: Compute, a: Array, b: Array) -> Array:
@@ -238,7 +239,7 @@ def widened(problem: Problem, compute: Compute, a: Array, b: Array) -> Array:
         return compute(problem, a, b)
     single = dataclasses.replace(problem, form=dataclasses.replace(problem.form, dtypes=dtypes))
     result = apart(functools.partial(compute, single), wide(a), wide(b))
-    return result.astype(result_dtype(problem))
+    return cast(result, result_dtype(problem))
 
 
 def sum_dtype(problem: Problem) -> np.dtype:

@@ -23,6 +23,7 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._apart import apart
+from ._cast import cast
 from ._frame import Frame, cut, framed, quotients, total, wide
 from ._regions import MOST_TAPS, Region, is_by_regions, regions, starts
 from .slices import steps
@@ -50,9 +51,9 @@ def _scattered(problem: Problem, y: Array, where: Array) -> Array:
     x = jnp.zeros(math.prod(shape), accumulator(dtype))
     # Updates of one element, said so: as plain numbers XLA would copy them to begin with.
     numbers = lax.ScatterDimensionNumbers((1,), (), (0,))
-    y, mode = y.reshape(-1, 1).astype(x.dtype), lax.GatherScatterMode.FILL_OR_DROP
+    y, mode = cast(y.reshape(-1, 1), x.dtype), lax.GatherScatterMode.FILL_OR_DROP
     x = lax.scatter_add(x, at.reshape(-1, 1), y, numbers, mode=mode)
-    return x.reshape(shape).astype(dtype)
+    return cast(x.reshape(shape), dtype)
 
 
 def _along(axis: int, rank: int, size: int) -> Array:
@@ -108,11 +109,11 @@ def _reaches(geometry: Geometry, channels: int) -> list[_Reach]:
 def _gathered(problem: Problem, geometry: Geometry, y: Array, where: Array) -> Array:
     """x[t] = sum_j y[Q - j] over those windows that t has won, t = Q*stride + r - low."""
     dtype, axes = problem.form.dtypes[0], _reaches(geometry, y.shape[-1])
-    y = wide(y)
     if any(
         axis.repeats > 1 or axis.length != n for axis, n in zip(axes, y.shape[1:], strict=False)
     ):
         y, where = apart(functools.partial(_windows, axes), y, where)
+    y = wide(y)
     shape = (y.shape[0], *(n for axis in axes for n in (axis.size, axis.residues)), y.shape[-1])
     kept = (0, *range(1, len(shape) - 1, 2), len(shape) - 1)
     mine = _positions(geometry, axes)
@@ -126,7 +127,7 @@ def _gathered(problem: Problem, geometry: Geometry, y: Array, where: Array) -> A
     result = result.reshape(shape[0], *merged, shape[-1])
     sizes = zip(axes, geometry.spatial, strict=True)
     crops = [Frame(1 + at, axis.crop, size) for at, (axis, size) in enumerate(sizes)]
-    return framed(result, crops).astype(dtype)
+    return cast(framed(result, crops), dtype)
 
 
 def _by_regions(problem: Problem, geometry: Geometry, y: Array, where: Array) -> Array:
@@ -138,7 +139,7 @@ def _by_regions(problem: Problem, geometry: Geometry, y: Array, where: Array) ->
     for region in regions(geometry, windows=False):
         placed = _placed(geometry, region, y, where)
         x = lax.dynamic_update_slice(x, placed, starts(region))
-    return x.astype(dtype)
+    return cast(x, dtype)
 
 
 def _placed(geometry: Geometry, region: Region, y: Array, where: Array) -> Array:
@@ -169,6 +170,7 @@ def _windows(axes: Sequence[_Reach], y: Array, where: Array) -> list[Array]:
                 array = jnp.repeat(array, axis.repeats, 1 + at)
         return array
 
+    y = cast(y, accumulator(y.dtype))
     return [repeated(framed(y, frames)), repeated(framed(where, frames, -1))]
 
 

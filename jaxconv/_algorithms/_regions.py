@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .._arrays import HALF
 from .._form import Problem
 from .._geometry import Geometry
 from ._frame import Frame
@@ -92,7 +93,7 @@ def is_by_regions(problem: Problem) -> bool:
         return False
     if not isinstance(geometry, Geometry) or math.prod(geometry.window) > MOST_TAPS:
         return False
-    if placed and max(geometry.stride) > 1:
+    if placed and (max(geometry.stride) > 1 or problem.form.dtypes[1] in HALF):
         return False
     large = math.prod(operand) * problem.form.dtypes[int(placed)].itemsize >= LEAST_BYTES
     return large and operand[-1] >= LEAST_CHANNELS

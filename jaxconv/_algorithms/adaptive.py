@@ -15,6 +15,7 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Partition
 from ._algorithm import Algorithm
+from ._cast import cast
 from ._greatest import greatest
 
 
@@ -71,14 +72,14 @@ ALGORITHM = Algorithm(
 
 
 def _sums(partition: Partition, x: Array, dtype: np.dtype) -> Array:
-    x = x.astype(accumulator(dtype))
+    x = cast(x, accumulator(dtype))
     zero = np.zeros((), x.dtype)
     for axis in range(partition.rank):
         taps, inside = _taps(partition, axis)
         inside = inside.reshape(*inside.shape, *(1,) * (x.ndim - axis - 2))
         read = jnp.take(x, taps, axis=axis + 1, mode="clip")
         x = jnp.where(inside, read, zero).sum(axis=axis + 2)
-    return x.astype(dtype)
+    return cast(x, dtype)
 
 
 def _taps(partition: Partition, axis: int) -> tuple[Array, Array]:

@@ -25,6 +25,7 @@ from .._geometry import Geometry
 from .._lax import by_lax
 from ._algorithm import Algorithm
 from ._apart import apart
+from ._cast import cast
 from ._frame import Frame, cut, framed, lowest_rank, ranked, unranked, wide
 from ._greatest import greater, is_reduced
 from .reduce_window import lowest
@@ -90,21 +91,21 @@ def window_max(problem: Problem, x: Array) -> Array:
 def window_sum(problem: Problem, x: Array) -> Array:
     """y[s] = sum_a x[s*stride + a*dilation - low], summed in float32 for half precision."""
     result = problem.form.dtypes[1]
-    x = wide(x).astype(accumulator(result))
-    return _windows(problem, (x,), (np.zeros((), x.dtype),), lax.add)[0].astype(result)
+    x = cast(wide(x), accumulator(result))
+    return cast(_windows(problem, (x,), (np.zeros((), x.dtype),), lax.add)[0], result)
 
 
 def window_spread(problem: Problem, y: Array) -> Array:
     """x[t] = sum_a y[t + low - a*dilation]: windows of y, the first tap the last."""
     geometry, result = problem.form.geometry, problem.form.dtypes[0]
-    y = wide(y).astype(accumulator(result))
+    y = cast(wide(y), accumulator(result))
     for axis in reversed(range(geometry.rank)):
         k, d, _, outputs = steps(geometry, axis)
         low, size = (k - 1) * d - geometry.padding[axis][0], geometry.spatial[axis]
         sides = low, size + (k - 1) * d - outputs - low
         line = _Line(axis + 1, sides, passes(k, overlap=False), d, 1)
         (y,) = _along(line, (y,), (np.zeros((), y.dtype),), lax.add)
-    return y.astype(result)
+    return cast(y, result)
 
 
 def window_argmax(problem: Problem, x: Array) -> Array:

@@ -22,6 +22,7 @@ from .._form import PROJECTIONS, Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm, Map
 from ._apart import Block, apart, collected, cut_up, summed, taken
+from ._cast import cast
 from ._frame import result_dtype, solve, sum_dtype
 from ._regions import MOST_TAPS
 
@@ -48,7 +49,7 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     def gradient(block: Block, x: Array, y: Array) -> Array:
         return _solved(wide, _of(block, x), _of(block, y))
 
-    return summed(gradient, parts(problem), x, y).astype(result_dtype(problem))
+    return cast(summed(gradient, parts(problem), x, y), result_dtype(problem))
 
 
 def _window_map(name: str) -> Map:

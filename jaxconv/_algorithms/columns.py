@@ -15,6 +15,7 @@ from .._arrays import accumulator
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
+from ._cast import cast
 
 #: Longest window whose taps are slices of their own; those of longer ones are gathered together.
 MAX_SLICES = 16
@@ -29,10 +30,10 @@ def fold(problem: Problem, columns: Array) -> Array:
     """x[t] = sum_{s, a: s*stride + a*dilation - low = t} columns[a, s], summed in float32 for half
     precision: the transpose of the slices and paddings of `unfold`."""
     form = problem.form
-    wide = columns.astype(accumulator(columns.dtype))
+    wide = cast(columns, accumulator(columns.dtype))
     image = jax.ShapeDtypeStruct(form.input_shape(columns.shape), wide.dtype)
     (x,) = jax.linear_transpose(functools.partial(_unfold, form.geometry), image)(wide)
-    return x.astype(form.dtypes[0])
+    return cast(x, form.dtypes[0])
 
 
 ALGORITHM = Algorithm("columns", {"unfold": unfold, "fold": fold}, symbolic=True)

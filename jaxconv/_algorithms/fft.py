@@ -22,6 +22,7 @@ from jax import Array, lax
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
+from ._cast import cast
 from ._frame import (
     blocks,
     channels_first,
@@ -76,7 +77,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     w_hat = jnp.conj(_kernel_spectrum(problem, w, groups))
     y_hat = total([x_hat[:, :, None, i] * w_hat[None, :, :, i] for i in range(inputs)])
     y = _back(problem, y_hat, problem.form.geometry.output)
-    return y.reshape(y.shape[0], groups * outputs, *y.shape[3:]).astype(result_dtype(problem))
+    return cast(y.reshape(y.shape[0], groups * outputs, *y.shape[3:]), result_dtype(problem))
 
 
 def _input_grad(problem: Problem, y: Array, w: Array) -> Array:
@@ -87,7 +88,7 @@ def _input_grad(problem: Problem, y: Array, w: Array) -> Array:
     x_hat = total([y_hat[:, :, o, None] * w_hat[None, :, o] for o in range(outputs)])
     x = _back(problem, x_hat, geometry.read)
     x = x.reshape(x.shape[0], groups * inputs, *x.shape[3:])
-    return framed(x, own_frames(geometry, 2)).astype(result_dtype(problem))
+    return cast(framed(x, own_frames(geometry, 2)), result_dtype(problem))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
@@ -98,7 +99,7 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     w_hat = total([x_hat[n, :, None] * y_hat[n, :, :, None] for n in range(x.shape[0])])
     w = _back(problem, w_hat, geometry.extent)
     w = w[(..., *(slice(None, None, d) for d in geometry.dilation))]
-    return w.reshape(groups * outputs, inputs, *geometry.window).astype(result_dtype(problem))
+    return cast(w.reshape(groups * outputs, inputs, *geometry.window), result_dtype(problem))
 
 
 def _sizes(geometry: Geometry) -> tuple[int, ...]:
@@ -121,7 +122,7 @@ def fast_size(least: int) -> int:
 def _transform(problem: Problem, array: Array) -> Array:
     """The spectrum of the trailing axes, zeros behind them."""
     geometry, rank = problem.form.geometry, problem.form.geometry.rank
-    wide = array.astype(sum_dtype(problem))
+    wide = cast(array, sum_dtype(problem))
     return jnp.fft.rfftn(wide, _sizes(geometry), tuple(range(-rank, 0)))
 
 

@@ -18,6 +18,7 @@ from .._form import Problem
 from . import _lines, _windows, patches
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, taken
+from ._cast import cast
 from ._frame import (
     as_output,
     block_bytes,
@@ -70,9 +71,9 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     geometry, dtype = problem.form.geometry, sum_dtype(problem)
     groups, inputs, outputs = blocks(problem.form, problem.shapes, "output")
     window, positions = math.prod(geometry.window), math.prod(geometry.output)
-    matrices = w.astype(dtype).reshape(groups, outputs, inputs * window)
+    matrices = cast(w, dtype).reshape(groups, outputs, inputs * window)
     frames, stride = read_frames(geometry, 2), geometry.stride[-1]
-    xs = apart(lambda x: residues(x, frames, stride), x.astype(dtype))
+    xs = apart(lambda x: residues(x, frames, stride), cast(x, dtype))
 
     def read(xs: list[Array], tap: tuple[int, ...]) -> Array:
         axes = enumerate(zip(tap, geometry.dilation, geometry.output, geometry.stride, strict=True))
@@ -96,7 +97,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
 
     image = groups * inputs * window * positions * dtype.itemsize
     parts = cut_up(x.shape[0], 1, block_bytes(problem) // image)
-    return collected(results, parts, 2, matrices, *xs).astype(result_dtype(problem))
+    return cast(collected(results, parts, 2, matrices, *xs), result_dtype(problem))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
@@ -129,12 +130,12 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
         pair = patches.reshape(part.images, -1, patch), own.reshape(part.images, -1, outputs)
         return apart(products, *(reversed(pair) if turned else pair))
 
-    x = _windows.rows(x.astype(dtype), read_frames(geometry, 1))
+    x = _windows.rows(cast(x, dtype), read_frames(geometry, 1))
     starts = _windows.starts(windows(1)), _windows.starts(errors(1))
-    w = collected(results, parts, 1, x, starts[0], y.astype(dtype), starts[1])
+    w = collected(results, parts, 1, x, starts[0], cast(y, dtype), starts[1])
     w = w if turned else jnp.swapaxes(w, 1, 2)
     w = w.reshape(groups * outputs, *geometry.window, inputs)
-    return jnp.moveaxis(w, 0, -1).astype(result_dtype(problem))
+    return cast(jnp.moveaxis(w, 0, -1), result_dtype(problem))
 
 
 def _kernel_grad_by_lines(problem: Problem, x: Array, y: Array) -> Array:
@@ -156,8 +157,8 @@ def _kernel_grad_by_lines(problem: Problem, x: Array, y: Array) -> Array:
         shape = part.images, -1, len(x) * positions
         return apart(products, patches.reshape(shape), errors.reshape(shape))
 
-    images = _lines.read(geometry, x.astype(dtype))
+    images = _lines.read(geometry, cast(x, dtype))
     starts = _lines.starts(geometry, channels, geometry.output[0], most * inputs)
-    w = collected(results, parts, 1, images, starts, y.astype(dtype))
+    w = collected(results, parts, 1, images, starts, cast(y, dtype))
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
-    return jnp.swapaxes(w, 1, 2).reshape(shape).astype(result_dtype(problem))
+    return cast(jnp.swapaxes(w, 1, 2).reshape(shape), result_dtype(problem))

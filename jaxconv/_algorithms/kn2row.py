@@ -31,6 +31,7 @@ from .._geometry import Geometry
 from . import _windows, patches
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, taken
+from ._cast import cast
 from ._frame import (
     Frame,
     as_output,
@@ -87,7 +88,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     geometry, axes = problem.form.geometry, problem.form.geometry.rank if is_of_few(problem) else 1
     c_o, window = w.shape[-1], geometry.window[:axes]
     product = functools.partial(jnp.matmul, precision=problem.form.precision)
-    matrix = jnp.moveaxis(w.astype(sum_dtype(problem)), range(axes), range(-1 - axes, -1))
+    matrix = jnp.moveaxis(cast(w, sum_dtype(problem)), range(axes), range(-1 - axes, -1))
     matrix = matrix.reshape(-1, c_o * math.prod(window))
     matrix = framed(matrix, [Frame(1, 0, patches.width(matrix.shape[1]))])
 
@@ -106,7 +107,7 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
 
     parts = _blocks(problem, axes)
     y = collected(results, parts, 1, matrix, *_read(problem, x, axes, parts))
-    return y.astype(result_dtype(problem))
+    return cast(y, result_dtype(problem))
 
 
 def is_of_few(problem: Problem) -> bool:
@@ -130,10 +131,10 @@ def _output_of_few(problem: Problem, x: Array, w: Array) -> Array:
     added up in one loop."""
     geometry, layout = problem.form.geometry, problem.form.layout
     last, dtype = layout.channels_last, sum_dtype(problem)
-    matrix = jnp.swapaxes(moved("w", w.astype(dtype), last, True), -1, -2)
+    matrix = jnp.swapaxes(moved("w", cast(w, dtype), last, True), -1, -2)
     matrix = matrix.reshape(-1, matrix.shape[-1])
     frames = read_frames(geometry, 1 if last else 2)
-    x = apart(lambda x: framed(x, frames), x.astype(dtype))
+    x = apart(lambda x: framed(x, frames), cast(x, dtype))
 
     def product(x: Array, matrix: Array) -> Array:
         positions = x.reshape(x.shape[0], -1, x.shape[-1]) if last else x.reshape(*x.shape[:2], -1)
@@ -149,7 +150,7 @@ def _output_of_few(problem: Problem, x: Array, w: Array) -> Array:
         return apart(functools.partial(_added_up, geometry, block.rows), z)
 
     y = collected(results, _blocks(problem, geometry.rank), 2, x, matrix)
-    return (jnp.moveaxis(y, 1, -1) if last else y).astype(result_dtype(problem))
+    return cast(jnp.moveaxis(y, 1, -1) if last else y, result_dtype(problem))
 
 
 def _added_up(geometry: Geometry, rows: int, z: Array) -> Array:
@@ -167,7 +168,7 @@ def _added_up(geometry: Geometry, rows: int, z: Array) -> Array:
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     geometry, axes, c_o = problem.form.geometry, errors_axes(problem), y.shape[-1]
-    parts, y = _blocks(problem, axes), y.astype(sum_dtype(problem))
+    parts, y = _blocks(problem, axes), cast(y, sum_dtype(problem))
     most = max(block.rows for block in parts)
     whole = most == geometry.output[0]
 
@@ -188,7 +189,7 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     here = len(window) - axes + 1
     w = lax.rev(w, range(here, here + axes))
     order = (*range(here, here + axes), *range(here), w.ndim - 1)
-    return w.transpose(order).astype(result_dtype(problem))
+    return cast(w.transpose(order), result_dtype(problem))
 
 
 def errors_axes(problem: Problem) -> int:
@@ -248,7 +249,7 @@ def _read(problem: Problem, x: Array, axes: int, parts: Sequence[Block]) -> list
     """The rows that are read of x, and where the windows of a block are in them, if there are any
     but the rows."""
     geometry, channels = problem.form.geometry, x.shape[-1]
-    x = _windows.rows(x.astype(sum_dtype(problem)), read_frames(geometry, 1))
+    x = _windows.rows(cast(x, sum_dtype(problem)), read_frames(geometry, 1))
     if axes == geometry.rank:
         return [x]
     here = _along_others(geometry, axes, max(block.rows for block in parts), channels)

@@ -25,6 +25,7 @@ from .._geometry import Geometry
 from . import _windows
 from ._algorithm import Algorithm
 from ._apart import Block, apart
+from ._cast import cast
 from ._frame import cut, framed, own_frames, read_frames, result_dtype, sum_dtype
 from ._library import across, factor_dtype, is_turned, multiplied
 
@@ -49,29 +50,29 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
     form, result = problem.form, result_dtype(problem)
     dtype = _factor_dtype(problem)
     patches, matrix = (
-        _patches(problem, x.astype(dtype)),
-        w.astype(dtype),
+        _patches(problem, cast(x, dtype)),
+        cast(w, dtype),
     )
     c_o, _, _ = form.layout.split_kernel(w.shape)
     outputs = form.geometry.output
     precision = form.precision
     if form.layout.channels_last:
         y = multiplied(problem, patches, matrix.reshape(-1, c_o), half_to=result)
-        return y.reshape(x.shape[0], *outputs, c_o).astype(result)
+        return cast(y.reshape(x.shape[0], *outputs, c_o), result)
     matrix = matrix.reshape(c_o, -1)
     if _by_image(patches.shape[1:], c_o):
         matrix = jnp.broadcast_to(matrix, (x.shape[0], *matrix.shape))
         y = jnp.matmul(matrix, patches, precision=precision)
     else:
         y = jnp.einsum("oc,ncs->nos", matrix, patches, precision=precision)
-    return y.reshape(x.shape[0], c_o, *outputs).astype(result)
+    return cast(y.reshape(x.shape[0], c_o, *outputs), result)
 
 
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     """P = y w', each patch put where it was; the rest is zero."""
     form, geometry = problem.form, problem.form.geometry
     dtype, result = _factor_dtype(problem), result_dtype(problem)
-    y, matrix = y.astype(dtype), w.astype(dtype)
+    y, matrix = cast(y, dtype), cast(w, dtype)
     c_o, c_i, _ = form.layout.split_kernel(w.shape)
     n, precision = y.shape[0], form.precision
     if form.layout.channels_last:
@@ -84,15 +85,15 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
             patches = jnp.matmul(matrix, columns, precision=precision)
         else:
             patches = jnp.einsum("co,nos->ncs", matrix, columns, precision=precision)
-    return _unpatched(geometry, form.layout.channels_last, patches, n, c_i).astype(result)
+    return cast(_unpatched(geometry, form.layout.channels_last, patches, n, c_i), result)
 
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     """w = P' y, P the patches of x."""
     form = problem.form
     dtype, result = _factor_dtype(problem), result_dtype(problem)
-    patches = _patches(problem, x.astype(dtype))
-    y, precision = y.astype(dtype), form.precision
+    patches = _patches(problem, cast(x, dtype))
+    y, precision = cast(y, dtype), form.precision
     c_i, c_o = form.layout.channels(x.shape), form.layout.channels(y.shape)
     if form.layout.channels_last:
         y = y.reshape(-1, c_o)
@@ -101,13 +102,13 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
             w = apart(jnp.transpose, across(problem, y, patches))
         else:
             w = across(problem, patches, y)
-        return w.reshape(*form.geometry.window, c_i, c_o).astype(result)
+        return cast(w.reshape(*form.geometry.window, c_i, c_o), result)
     y = y.reshape(y.shape[0], c_o, -1)
     if _by_image(patches.shape[1:], c_o):
         w = jnp.einsum("nos,ncs->noc", y, patches, precision=precision).sum(0, dtype=dtype)
     else:
         w = jnp.einsum("nos,ncs->oc", y, patches, precision=precision)
-    return w.reshape(c_o, c_i, *form.geometry.window).astype(result)
+    return cast(w.reshape(c_o, c_i, *form.geometry.window), result)
 
 
 ALGORITHM = Algorithm(

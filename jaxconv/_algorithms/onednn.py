@@ -27,6 +27,7 @@ from .._form import Problem
 from .._geometry import Geometry
 from . import _library
 from ._algorithm import Algorithm
+from ._cast import cast
 from ._frame import Frame, as_output, blocks, framed, result_dtype, sum_dtype
 
 #: The widest padding of dilated channels on their own that is left to oneDNN.
@@ -127,7 +128,7 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
     taken = _library.takes((x.dtype, w.dtype, dtype), layout.channels_last)
     if not taken or _in_single(problem):
         dtype = sum_dtype(problem)
-        x, w = x.astype(dtype), w.astype(dtype)
+        x, w = cast(x, dtype), cast(w, dtype)
     first, (outer, channels) = layout.first_spatial(x.ndim), layout.kernel_axes
     alone = _is_alone(problem)
     frames = _frames(geometry, geometry.spatial, geometry.padding, geometry.output, alone)
@@ -144,7 +145,7 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
     axes = image, _library.Axes(outer, channels, window), image
     steps = stride, sides, dilation, geometry.groups
     y = _library.convolution(x, w, axes, shape, dtype, *steps)
-    return y.reshape(form.result_shape("output", *problem.shapes)).astype(result_dtype(problem))
+    return cast(y.reshape(form.result_shape("output", *problem.shapes)), result_dtype(problem))
 
 
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:

@@ -25,6 +25,7 @@ from .._geometry import Geometry
 from . import _lines, _windows, taps
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, cut_up, summed, taken
+from ._cast import cast
 from ._frame import (
     Frame,
     as_output,
@@ -95,7 +96,7 @@ def _is_few(problem: Problem, x: Array) -> bool:
 
 def _output(problem: Problem, x: Array, w: Array) -> Array:
     layout, sizes = problem.form.layout, problem.form.geometry.output
-    last, w = layout.channels_last, w.astype(sum_dtype(problem))
+    last, w = layout.channels_last, cast(w, sum_dtype(problem))
     c_o, _, _ = layout.split_kernel(w.shape)
     matrix = w.reshape((-1, c_o) if last else (c_o, -1))
     if last:
@@ -114,9 +115,9 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
         return apart(functools.partial(products, block), patches)
 
     parts = _blocks(problem, x.shape[0])
-    xs = _read(problem, x.astype(sum_dtype(problem)), parts)
+    xs = _read(problem, cast(x, sum_dtype(problem)), parts)
     y = collected(results, parts, 1 if last else 2, *xs)
-    return y.astype(result_dtype(problem))
+    return cast(y, result_dtype(problem))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
@@ -125,10 +126,10 @@ def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
         return patches, taken(y, block, 1)
 
     dtype, parts = factor_dtype(problem), _blocks(problem, x.shape[0])
-    xs = _read(problem, x.astype(dtype), parts)
-    w = summed_across(problem, operands, parts, y.astype(dtype), *xs)
+    xs = _read(problem, cast(x, dtype), parts)
+    w = summed_across(problem, operands, parts, cast(y, dtype), *xs)
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
-    return w.reshape(shape).astype(result_dtype(problem))
+    return cast(w.reshape(shape), result_dtype(problem))
 
 
 def _kernel_grad_by_lines(problem: Problem, x: Array, y: Array) -> Array:
@@ -137,7 +138,7 @@ def _kernel_grad_by_lines(problem: Problem, x: Array, y: Array) -> Array:
     geometry, parts = problem.form.geometry, _blocks(problem, len(x))
     by_image = y.shape[1] >= WIDE * x.shape[1] * math.prod(geometry.window)
     dtype = sum_dtype(problem) if by_image else factor_dtype(problem)
-    images = _lines.read(geometry, x.astype(dtype))
+    images = _lines.read(geometry, cast(x, dtype))
     starts = _lines.starts(geometry, x.shape[1], max(block.rows for block in parts))
 
     def product(patches: Array, errors: Array) -> Array:
@@ -151,9 +152,9 @@ def _kernel_grad_by_lines(problem: Problem, x: Array, y: Array) -> Array:
         errors = taken(y, block, 2) if by_image else _lines.errors(block, y)
         return apart(product, patches, errors)
 
-    w = summed(results, parts, y.astype(dtype), images, starts)
+    w = summed(results, parts, cast(y, dtype), images, starts)
     shape = problem.form.result_shape("kernel_grad", *problem.shapes)
-    return w.T.reshape(shape).astype(result_dtype(problem))
+    return cast(w.T.reshape(shape), result_dtype(problem))
 
 
 def summed_across(

@@ -24,6 +24,7 @@ from .._geometry import Geometry
 from . import _by_rows, _regions
 from ._algorithm import Algorithm
 from ._apart import apart
+from ._cast import cast
 from ._frame import (
     Frame,
     blocks,
@@ -143,7 +144,7 @@ def _output(axes: list[Axis], problem: Problem, x: Array, w: Array) -> Array:
     layout = problem.form.layout
     groups, inputs, outputs = blocks(problem.form, problem.shapes, "output")
     dtype = sum_dtype(problem)
-    x, w = x.astype(dtype), w.astype(dtype)
+    x, w = cast(x, dtype), cast(w, dtype)
     if layout.channels_last:
         weights = w.reshape(*problem.form.geometry.window, groups)
         terms = [weights[at] for at in all_taps(axes)]
@@ -152,14 +153,14 @@ def _output(axes: list[Axis], problem: Problem, x: Array, w: Array) -> Array:
         weights = w.reshape(groups, outputs, inputs, *w.shape[2:])
         x = x.reshape(x.shape[0], groups, 1, inputs, *x.shape[2:])
         y = _sum_first(x, jnp.moveaxis(weights, 2, 0), axes)
-    return y.astype(result_dtype(problem))
+    return cast(y, result_dtype(problem))
 
 
 def _input_grad(axes: list[Axis], problem: Problem, y: Array, w: Array) -> Array:
     layout = problem.form.layout
     groups, inputs, outputs = blocks(problem.form, problem.shapes, "input_grad")
     dtype = sum_dtype(problem)
-    y, w = y.astype(dtype), w.astype(dtype)
+    y, w = cast(y, dtype), cast(w, dtype)
     if layout.channels_last:
         weights = _by_residue(w.reshape(*w.shape[: layout.rank], groups), axes, 0)
         terms = [weights[at] for at in _interleaved(axes)]
@@ -171,7 +172,7 @@ def _input_grad(axes: list[Axis], problem: Problem, y: Array, w: Array) -> Array
         weights = jnp.moveaxis(w.reshape(groups, outputs, inputs, *w.shape[2:]), (1, 2), (0, 2))
         y = y.reshape(y.shape[0], groups, 1, outputs, *y.shape[2:])
         x = _sum_first(y, weights, axes)
-    return x.astype(result_dtype(problem))
+    return cast(x, result_dtype(problem))
 
 
 def _interleaved(axes: Sequence[Axis]) -> list[tuple]:

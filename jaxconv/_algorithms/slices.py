@@ -27,6 +27,7 @@ from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import MOST_UNROLLED, apart, collected, cut_up, taken
+from ._cast import bits, cast
 from ._frame import (
     Frame,
     cut,
@@ -58,6 +59,14 @@ def window_max(problem: Problem, x: Array) -> Array:
         return in_parts(problem, lambda x: _windows(geometry, x, outside, lax.max), x)
 
     overlap = any(k > s for k, s in zip(geometry.window, geometry.stride, strict=True))
+    if not overlap and x.dtype == jnp.bfloat16:
+        # Each is compared once, and widened in that loop; ranks are for those compared often.
+        outside = lowest(np.dtype(np.float32))
+
+        def widest(part: Array) -> Array:
+            return _windows(geometry, cast(part, np.float32), outside, lax.max)
+
+        return cast(in_parts(problem, widest, x), x.dtype)
 
     def greatest(part: Array) -> Array:
         ranks = apart(ranked, part) if overlap else ranked(part)
@@ -71,8 +80,8 @@ def window_sum(problem: Problem, x: Array) -> Array:
     result = problem.form.dtypes[1]
 
     def summed(x: Array) -> Array:
-        wide = x.astype(accumulator(result))
-        return _windows(problem.form.geometry, wide, 0, lax.add).astype(result)
+        wide = cast(x, accumulator(result))
+        return cast(_windows(problem.form.geometry, wide, 0, lax.add), result)
 
     return in_parts(problem, summed, x)
 
@@ -80,10 +89,19 @@ def window_sum(problem: Problem, x: Array) -> Array:
 def window_spread(problem: Problem, y: Array) -> Array:
     """x[t] = sum_{s, a: s*stride + a*dilation - low = t} y[s], axis after axis."""
     geometry, dtype = problem.form.geometry, problem.form.dtypes[0]
-    x = y.astype(accumulator(dtype))
+    overlap = any(k > s for k, s in zip(geometry.window, geometry.stride, strict=True))
+    if overlap or dtype not in HALF or y.shape[-1] > 1:
+        return cast(_spread(geometry, cast(y, accumulator(dtype))), dtype)
+    # What is not added up is rounded before it is given back, by its bits; in one loop only where
+    # channels are a vector.
+    rounded = apart(lambda y: bits(cast(y, dtype)), y)
+    return lax.bitcast_convert_type(_spread(geometry, rounded), dtype)
+
+
+def _spread(geometry: Geometry, x: Array) -> Array:
     for axis in range(geometry.rank):
         x = _spread_axis(geometry, axis, x)
-    return x.astype(dtype)
+    return x
 
 
 def refuses(problem: Problem) -> str | None:
@@ -129,7 +147,8 @@ def is_whole(geometry: Geometry) -> bool:
 def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Array:
     """All windows' elements combined; `outside` is what padding is made of."""
     if is_whole(geometry) and geometry.window == geometry.spatial:
-        plane = x.reshape(len(x), -1, x.shape[-1])
+        # Without the axis of one channel, which XLA would take for a difference in layout.
+        plane = x.reshape(len(x), -1, *(c for c in x.shape[-1:] if c > 1))
         found = greatest(plane, 1, "cpu") if combine is lax.max else plane.sum(1)
         return found.reshape(len(x), *geometry.output, -1)
     frames = read_frames(geometry, 1)

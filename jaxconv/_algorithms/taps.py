@@ -16,6 +16,7 @@ from jax import Array, lax
 from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
+from ._cast import cast
 from ._frame import (
     as_output,
     channels_last,
@@ -60,8 +61,8 @@ ALGORITHM = Algorithm(
 def _output(problem: Problem, x: Array, w: Array) -> Array:
     geometry, dtype = problem.form.geometry, sum_dtype(problem)
     x, matrices = (
-        framed(x.astype(dtype), read_frames(geometry, 1)),
-        w.astype(dtype).reshape(-1, *w.shape[-2:]),
+        framed(cast(x, dtype), read_frames(geometry, 1)),
+        cast(w, dtype).reshape(-1, *w.shape[-2:]),
     )
 
     def product(at: Array, matrix: Array) -> Array:
@@ -73,21 +74,21 @@ def _output(problem: Problem, x: Array, w: Array) -> Array:
     offsets = _offsets(geometry)
     first = product(offsets[0], matrices[0])
     y, _ = lax.scan(step, first, (offsets[1:], matrices[1:]))
-    return y.reshape(x.shape[0], *geometry.output, -1).astype(result_dtype(problem))
+    return cast(y.reshape(x.shape[0], *geometry.output, -1), result_dtype(problem))
 
 
 def _kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     geometry, dtype = problem.form.geometry, sum_dtype(problem)
     x, y = (
-        framed(x.astype(dtype), read_frames(geometry, 1)),
-        y.astype(dtype).reshape(-1, y.shape[-1]),
+        framed(cast(x, dtype), read_frames(geometry, 1)),
+        cast(y, dtype).reshape(-1, y.shape[-1]),
     )
 
     def product(at: Array) -> Array:
         return jnp.matmul(_read(problem, x, at).T, y, precision=problem.form.precision)
 
     w = lax.map(product, _offsets(geometry))
-    return w.reshape(*geometry.window, *w.shape[1:]).astype(result_dtype(problem))
+    return cast(w.reshape(*geometry.window, *w.shape[1:]), result_dtype(problem))
 
 
 def _offsets(geometry: Geometry) -> Array:

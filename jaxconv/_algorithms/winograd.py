@@ -22,6 +22,7 @@ from .._form import Problem
 from . import _tiles
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, summed, taken
+from ._cast import cast
 from ._frame import (
     Frame,
     as_output,
@@ -52,7 +53,7 @@ def refuses(problem: Problem) -> str | None:
 def output(problem: Problem, x: Array, w: Array) -> Array:
     """y = A' [(G w G') * (B x B')] A."""
     cut, last = _tiles.tiles(problem), problem.form.layout.channels_last
-    w = moved("w", w.astype(sum_dtype(problem)), last, True)
+    w = moved("w", cast(w, sum_dtype(problem)), last, True)
     u = apart(functools.partial(_taps, cut), w)
     images, bands = _tiles.parts(problem)
     some = functools.partial(_output_of, problem, bands)
@@ -71,7 +72,7 @@ def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
     sums = summed(functools.partial(_kernel_grad_of, problem, bands), images, x, y)
     w = jnp.stack(apart(functools.partial(_window, cut), sums))
     w = jnp.swapaxes(w.reshape(TAPS, TAPS, *w.shape[1:]), -1, -2)
-    return moved("w", w, True, last).astype(result_dtype(problem))
+    return cast(moved("w", w, True, last), result_dtype(problem))
 
 
 ALGORITHM = Algorithm(
@@ -94,7 +95,7 @@ def _output_of(
     x = _framed(problem, images, x, _read_frames(problem))
     y = collected(band, bands, 1, x, u, most_unrolled=1)
     height, width = problem.form.geometry.output
-    y = framed(y, [Frame(1, 0, height), Frame(2, 0, width)]).astype(result_dtype(problem))
+    y = cast(framed(y, [Frame(1, 0, height), Frame(2, 0, width)]), result_dtype(problem))
     return y if last else apart(lambda y: moved("y", y, True, False), y)
 
 
@@ -120,10 +121,10 @@ def _kernel_grad_of(
 def _framed(problem: Problem, images: Block, x: Array, frames: Sequence[Frame]) -> Array:
     """What lies in the frames of some images, channels last: turned and framed by themselves, as
     XLA:CPU is slower where it does both at once."""
-    x = taken(x, images, 1, 0, x.shape[1]).astype(sum_dtype(problem))
+    x, dtype = taken(x, images, 1, 0, x.shape[1]), sum_dtype(problem)
     if not problem.form.layout.channels_last:
-        x = apart(lambda x: moved("x", x, False, True), x)
-    return apart(lambda x: framed(x, frames), x)
+        x = apart(lambda x: moved("x", x, False, True), cast(x, dtype))
+    return apart(lambda x: framed(cast(x, dtype), frames), x)
 
 
 def _read_frames(problem: Problem) -> list[Frame]:
