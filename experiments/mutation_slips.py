@@ -475,6 +475,7 @@ CLOSED_FORMS = [
 ALGORITHMS = "jaxconv/_algorithms/"
 PROJECTED = "tests/test_algorithms.py::test_projections_equal_the_form"
 LARGER = "tests/test_algorithms.py::test_larger_projections_equal_the_form"
+HALF = "tests/test_half.py"
 MAPPED = "tests/test_algorithms.py::test_window_maps_equal_the_oracle"
 
 FAST = [
@@ -862,6 +863,55 @@ FAST = [
         "return layout.kernel_axes[0]",
         "return layout.kernel_axes[1]",
         f"{PROJECTED}[groups-groups-first]",
+    ),
+    Slip(
+        "half precision: of two as near always the greater",
+        ALGORITHMS + "_cast.py",
+        "bits + np.uint32(0x7FFF) + last",
+        "bits + np.uint32(0x8000)",
+        f"{HALF}::test_conversions_are_those_of_jax_to_the_bit",
+    ),
+    Slip(
+        "half precision: NaN may become infinite",
+        ALGORITHMS + "_cast.py",
+        "bits & _SIGN | _NAN",
+        "bits",
+        f"{HALF}::test_conversions_are_those_of_jax_to_the_bit",
+    ),
+    Slip(
+        "half precision: parts are read from all of an array, widened",
+        ALGORITHMS + "_apart.py",
+        "lax.dynamic_slice(bits(array), ",
+        "lax.dynamic_slice(array, ",
+        f"{HALF}::test_blocks_are_moved_by_their_bits",
+    ),
+    Slip(
+        "turned: the kernel's shape as an image's",
+        ALGORITHMS + "turned.py",
+        'if name == "w":',
+        'if name == "v":',
+        f"{HALF}::test_what_onednn_is_fast_for_is_turned",
+    ),
+    Slip(
+        "turned: few channels as well",
+        "jaxconv/_by_onednn.py",
+        "    if is_slim(problem) and not paid:\n",
+        "    if not (paid or True):\n",
+        f"{HALF}::test_few_channels_are_computed_as_they_lie",
+    ),
+    Slip(
+        "batches: what is held in single precision besides is not counted",
+        "jaxconv/_rules.py",
+        "2 * whole > batches.MOST_WHOLE",
+        "whole > batches.MOST_WHOLE",
+        f"{HALF}::test_images_held_in_both_precisions_are_taken_in_parts",
+    ),
+    Slip(
+        "slices: half precision compared from zero on",
+        ALGORITHMS + "slices.py",
+        "return _windows(geometry, cast(part, np.float32), outside, lax.max)",
+        "return jnp.maximum(0, _windows(geometry, cast(part, np.float32), outside, lax.max))",
+        f"{HALF}::test_what_does_not_overlap_is_compared_and_given_back",
     ),
     Slip(
         "slices: a sum's second part over the end of the first",

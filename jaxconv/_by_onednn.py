@@ -114,7 +114,8 @@ def is_turned(problem: Problem) -> bool:
         return False
     groups, *pair = blocks(problem.form, problem.shapes, problem.projection)
     alone = groups > 1 and max(pair) == 1
-    if is_slim(problem) and not (alone and widths(problem)[2] >= TURNED_TAPS_OF_HALF):
+    paid = widths(problem)[2] >= TURNED_TAPS_OF_HALF if alone else min(pair) >= MANY
+    if is_slim(problem) and not paid:
         return False
     other = turned.turned(problem)
     if problem.choose is None:
