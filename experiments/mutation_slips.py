@@ -1151,7 +1151,7 @@ ANYWHERE = [
         ALGORITHMS + "_frame.py",
         "    ranks = jnp.where(bits < 0, ~size, bits)\n",
         "    ranks = jnp.where(bits < 0, bits, bits)\n",
-        f"{OF_WINDOWS}[bfloat16-max-2x2 s2]",
+        f"{OF_WINDOWS}[bfloat16-max-3x3 s2 same]",
     ),
     Slip(
         "whole planes: the last of equals wins",
