@@ -47,7 +47,8 @@ def counted(action):
         return result, acceleration.taken - taken, acceleration.left - left
 
 
-def assert_equal_to_rounding(got, wanted):
+def assert_equal_to_rounding(got, wanted, roundings=1):
+    """Of results that are rounded so often, one after the other, and may differ each time."""
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         assert (g.shape, g.dtype) == (w.shape, w.dtype)
@@ -60,14 +61,14 @@ def assert_equal_to_rounding(got, wanted):
         finite = np.isfinite(w)
         np.testing.assert_array_equal(g[~finite], w[~finite])
         scale = np.abs(w[finite]).max(initial=1e-3)
-        np.testing.assert_allclose(g[finite], w[finite], rtol=0, atol=near * scale)
+        np.testing.assert_allclose(g[finite], w[finite], rtol=0, atol=roundings * near * scale)
 
 
-def same_as_lax(function, *operands):
+def same_as_lax(function, *operands, roundings=1):
     """The same under jit, with acceleration on and off; the counts."""
     wanted = jax.jit(function)(*operands)
     got, taken, left = counted(lambda: jax.jit(function)(*operands))
-    assert_equal_to_rounding(got, wanted)
+    assert_equal_to_rounding(got, wanted, roundings)
     return taken, left
 
 
@@ -169,7 +170,8 @@ def test_their_derivatives_are_laxs(name):
     def function(x, w):
         return lax.conv_general_dilated(x, w, **options)
 
-    taken, left = same_as_lax(lambda x, w: derivatives(function, x, w), x, w)
+    # In bfloat16 lax's own second derivatives are off by 3e-2, ours by less.
+    taken, left = same_as_lax(lambda x, w: derivatives(function, x, w), x, w, roundings=2)
     # Second derivatives, and those with several dilations, may be what there is no form for.
     assert taken["conv_general_dilated"] >= 3 - 2 * (name in ("lhs dilated, strided",))
     assert left["conv_general_dilated"] <= taken["conv_general_dilated"]
