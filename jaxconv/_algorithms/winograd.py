@@ -152,16 +152,14 @@ def _products(
 
 
 def _read(tiles: Tiles, band: Block, x: Array) -> list[Array]:
-    """The points of some rows of tiles; these are cut out where they are read, if it is known where
-    they are."""
-    row, rows = band.row * tiles.rows, band.rows
-    if not isinstance(row, int):
-        length = rows * tiles.rows + (TAPS - 1) * tiles.steps[0]
-        x, row = lax.dynamic_slice_in_dim(x, row, length, 1), 0
-    return apart(functools.partial(_points, tiles, row // tiles.steps[0], rows), x)
+    """The points of some rows of tiles, which a loop cuts out; one band alone is all of them."""
+    if not isinstance(band.row, int):
+        length = band.rows * tiles.rows + (TAPS - 1) * tiles.steps[0]
+        x = lax.dynamic_slice_in_dim(x, band.row * tiles.rows, length, 1)
+    return apart(functools.partial(_points, tiles, band.rows), x)
 
 
-def _points(tiles: Tiles, first: int, rows: int, x: Array) -> list[Array]:
+def _points(tiles: Tiles, rows: int, x: Array) -> list[Array]:
     """(B d B')_ij of the tiles d of some rows of x: `(tiles, c)` for each point.
 
     One loop to a row of points: what is written at once, to places of the same remainder by the
@@ -171,7 +169,7 @@ def _points(tiles: Tiles, first: int, rows: int, x: Array) -> list[Array]:
     n, height, width, c = x.shape
     x = x.reshape(n, height // d1, d1, width // d2, d2, c)
     grid = [
-        [cut(x, [(1, first + a, rows, m1), (3, b, columns, m2)]) for b in range(m2 + TAPS - 1)]
+        [cut(x, [(1, a, rows, m1), (3, b, columns, m2)]) for b in range(m2 + TAPS - 1)]
         for a in range(m1 + TAPS - 1)
     ]
     return _by_rows(on_both(spread, tiles.matrices("inputs"), grid))
