@@ -1,5 +1,5 @@
-"""Half precision on a CPU: converted to the bit, turned for oneDNN, and moved without being
-widened."""
+"""Half precision on a CPU: converted to the bit, turned for oneDNN, moved without being
+widened; and sums of whole planes."""
 
 import jax
 import jax.numpy as jnp
@@ -140,3 +140,16 @@ def test_what_does_not_overlap_is_compared_and_given_back(dtype, channels):
             want[:, row, at : at + 2] = np.asarray(y, float)[:, row // 2, at // 3][:, None]
     assert spread.dtype == half
     assert_close(np.asarray(spread, float), want, 2**-8 if dtype == "bfloat16" else 2**-11)
+
+
+@pytest.mark.parametrize("size", [1, 16, 17, 50, 300])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
+def test_sums_of_whole_planes(size, dtype):
+    """All elements once, in whatever many slices; half precision rounded once."""
+    x = np.random.default_rng(4).integers(-9, 9, (2, size, 8))
+    geometry = Geometry((size,), (size,), (1,), ((0, 0),), (1,), 1)
+    form = PoolForm(geometry, (np.dtype(dtype),) * 2)
+    problem = Problem("window_sum", form, (x.shape,), "cpu")
+    got = jax.jit(lambda x: slices.window_sum(problem, x))(jnp.asarray(x, dtype))
+    want = jnp.asarray(x.sum(1, keepdims=True), dtype)
+    np.testing.assert_array_equal(np.asarray(got, float), np.asarray(want, float))

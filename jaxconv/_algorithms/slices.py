@@ -36,6 +36,7 @@ from ._frame import (
     quotients,
     ranked,
     read_frames,
+    total,
     unranked,
 )
 from ._greatest import greatest
@@ -43,6 +44,8 @@ from .reduce_window import lowest
 
 #: Windows of at most so many taps are one expression.
 MOST_TAPS = 16
+#: Fewer channels are no vector.
+LEAST_CHANNELS = 8
 #: Frames of more bytes than this are taken in parts: the C library takes blocks of 32 MiB and more
 #: fresh from the system each time, and gives such back that it has much of, which costs more than
 #: to fill them.
@@ -80,6 +83,10 @@ def window_sum(problem: Problem, x: Array) -> Array:
     result = problem.form.dtypes[1]
 
     def summed(x: Array) -> Array:
+        if _is_all(problem.form.geometry):
+            return cast(_sum(x, accumulator(result)), result).reshape(
+                problem.form.output_shape(x.shape)
+            )
         wide = cast(x, accumulator(result))
         return cast(_windows(problem.form.geometry, wide, 0, lax.add), result)
 
@@ -146,11 +153,8 @@ def is_whole(geometry: Geometry) -> bool:
 
 def _windows(geometry: Geometry, x: Array, outside: Any, combine: Combine) -> Array:
     """All windows' elements combined; `outside` is what padding is made of."""
-    if is_whole(geometry) and geometry.window == geometry.spatial:
-        # Without the axis of one channel, which XLA would take for a difference in layout.
-        plane = x.reshape(len(x), -1, *(c for c in x.shape[-1:] if c > 1))
-        found = greatest(plane, 1, "cpu") if combine is lax.max else plane.sum(1)
-        return found.reshape(len(x), *geometry.output, -1)
+    if combine is lax.max and _is_all(geometry):
+        return greatest(_plane(x), 1, "cpu").reshape(len(x), *geometry.output, -1)
     frames = read_frames(geometry, 1)
     if math.prod(geometry.window) <= MOST_TAPS:
         x = framed(x, frames, outside)
@@ -196,6 +200,39 @@ def _axis_windows(x: Array, axis: int, steps: tuple[int, int, int, int], combine
         parts = [(x, 0), (x, (k - size) * d)][: 1 if k == size else 2]
     wanted = (cut(part, [(axis, start, outputs, s)]) for part, start in parts)
     return functools.reduce(combine, wanted)
+
+
+def _is_all(geometry: Geometry) -> bool:
+    """Whether there is one window, which leaves nothing out."""
+    return is_whole(geometry) and geometry.window == geometry.spatial
+
+
+def _plane(x: Array) -> Array:
+    """Images with one spatial axis, and without that of one channel, which XLA:CPU would take for a
+    difference in layout."""
+    return x.reshape(len(x), -1, *(c for c in x.shape[-1:] if c > 1))
+
+
+def _sum(x: Array, dtype: np.dtype) -> Array:
+    """The sum of each plane, many slices of it at a time, each time in a loop over channels.
+
+    XLA:CPU gives a reduction to YNNPACK, whose call alone takes as long as a small plane; but it
+    widens half precision better than loops do.
+    """
+    plane, left = _plane(x), []
+    if x.dtype != dtype or x.shape[-1] < LEAST_CHANNELS:
+        return plane.astype(dtype).sum(1)
+    while (size := plane.shape[1]) > MOST_TAPS:
+        count = min(MOST_TAPS, math.isqrt(size))
+        part = size // count
+        left += [plane[:, at] for at in range(count * part, size)]
+        starts = range(0, count * part, part)
+        plane = apart(functools.partial(_sum_of_slices, starts, part), plane)
+    return total([plane[:, at] for at in range(plane.shape[1])] + left)
+
+
+def _sum_of_slices(starts: Sequence[int], length: int, plane: Array) -> Array:
+    return total([lax.slice_in_dim(plane, start, start + length, axis=1) for start in starts])
 
 
 def _spread_axis(geometry: Geometry, axis: int, y: Array) -> Array:
