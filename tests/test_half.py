@@ -148,7 +148,7 @@ def test_sums_of_whole_planes(size, dtype):
     """All elements once, in whatever many slices; half precision rounded once."""
     x = np.random.default_rng(4).integers(-9, 9, (2, size, 8))
     geometry = Geometry((size,), (size,), (1,), ((0, 0),), (1,), 1)
-    form = PoolForm(geometry, (np.dtype(dtype),) * 2)
+    form = PoolForm(geometry, (np.dtype(dtype), np.dtype(dtype)))
     problem = Problem("window_sum", form, (x.shape,), "cpu")
     got = jax.jit(lambda x: slices.window_sum(problem, x))(jnp.asarray(x, dtype))
     want = jnp.asarray(x.sum(1, keepdims=True), dtype)
