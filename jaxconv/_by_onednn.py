@@ -11,8 +11,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from ._algorithms import matmul, onednn, turned
+from ._algorithms import matmul, onednn
 from ._algorithms._frame import blocks, sum_dtype
+from ._algorithms._layouts import turned
 from ._algorithms._library import factor_dtype, is_for
 from ._algorithms.patches import FEWEST_RESULTS
 from ._form import Problem
@@ -106,7 +107,7 @@ def is_cut_in_lines(problem: Problem) -> bool:
 
 
 @for_cpu
-def is_turned(problem: Problem) -> bool:
+def is_half_turned(problem: Problem) -> bool:
     """Images in half precision, channels first, that oneDNN has fast convolutions or products for
     once they are turned; not few channels, which loops of vectors take as they lie."""
     half = factor_dtype(problem) == jnp.bfloat16 and not problem.form.layout.channels_last
@@ -117,10 +118,9 @@ def is_turned(problem: Problem) -> bool:
     paid = widths(problem)[2] >= TURNED_TAPS_OF_HALF if alone else min(pair) >= MANY
     if is_slim(problem) and not paid:
         return False
-    other = turned.turned(problem)
     if problem.choose is None:
         raise TypeError(f"a problem to be turned needs a choice for what it becomes; got {problem}")
-    return problem.choose(other)[0].name in OF_HALF
+    return problem.choose(turned(problem))[0].name in OF_HALF
 
 
 @for_cpu

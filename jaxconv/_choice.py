@@ -10,7 +10,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ._algorithms import REGISTER, Algorithm
-from ._by_onednn import is_called, is_cut_in_lines, is_rest, is_tiled, is_transformed, is_turned
+from ._by_onednn import (
+    is_called,
+    is_cut_in_lines,
+    is_half_turned,
+    is_rest,
+    is_tiled,
+    is_transformed,
+)
 from ._by_winograd import is_winograds
 from ._form import Problem
 from ._of_groups import is_between, is_grouped_and_strided, is_slim
@@ -45,7 +52,9 @@ class Row(NamedTuple):
 
 
 TABLE: tuple[Row, ...] = (
-    Row("turned", is_turned, "half precision: oneDNN has it with channels last, twice as fast"),
+    Row(
+        "turned", is_half_turned, "half precision: oneDNN has it with channels last, twice as fast"
+    ),
     Row("batches", is_large, "more than the cache holds: some images at a time"),
     Row("onednn", is_tiled, "windows of their own: XLA's own call of oneDNN, which copies none"),
     Row("patches", is_cut_up, "a volume in windows of its own: written out tap by tap"),

@@ -4,14 +4,12 @@ Measured as the other rules are, see `_rules`.
 """
 
 import math
-import operator
 
 from ._algorithms import _regions, axes, batches, slices
 from ._algorithms._apart import MOST_UNROLLED
-from ._arrays import HALF
 from ._form import Problem
 from ._geometry import Partition
-from ._rules import on_one_cpu
+from ._rules import is_half, on_one_cpu
 
 #: Pools, and what is their transpose, without winners.
 SIMPLE = ("window_max", "window_sum", "window_spread")
@@ -41,7 +39,9 @@ def is_large_pool(problem: Problem) -> bool:
     if len(batches.parts(problem)) <= MOST_UNROLLED or problem.choose is None:
         return False
     geometry = problem.form.geometry
-    if isinstance(geometry, Partition) or not (any(map(any, geometry.padding)) or _meet(problem)):
+    if isinstance(geometry, Partition) or not (
+        any(map(any, geometry.padding)) or slices.overlaps(geometry)
+    ):
         return False  # Nothing overlaps, so nothing is copied.
     if _regions.is_by_regions(problem):
         return False
@@ -54,10 +54,14 @@ def is_axis_by_axis(problem: Problem) -> bool:
     geometry = problem.form.geometry
     if problem.projection not in axes.ALGORITHM.maps or not on_one_cpu(problem):
         return False
-    if isinstance(geometry, Partition) or not _meet(problem) or slices.is_whole(geometry):
+    if (
+        isinstance(geometry, Partition)
+        or not slices.overlaps(geometry)
+        or slices.is_whole(geometry)
+    ):
         return False
     taps, longest = math.prod(geometry.window), max(geometry.window)
-    strided, half = max(geometry.stride) > 1, _is_half(problem)
+    strided, half = max(geometry.stride) > 1, is_half(problem)
     if problem.projection == "window_argmax":
         some = taps > 9 and geometry.rank > 1 and not (strided or half)
         return some or taps > _regions.MOST_TAPS
@@ -91,10 +95,10 @@ def is_in_pairs(problem: Problem) -> bool:
     geometry = problem.form.geometry
     if problem.projection not in SIMPLE or not on_one_cpu(problem):
         return False
-    if isinstance(geometry, Partition) or axes.is_bare(problem) or _is_half(problem):
+    if isinstance(geometry, Partition) or axes.is_bare(problem) or is_half(problem):
         return False
     strided = max(geometry.stride) > 1 and problem.projection == "window_spread"
-    if strided or not _meet(problem) or max(geometry.window) > 2:
+    if strided or not slices.overlaps(geometry) or max(geometry.window) > 2:
         return False
     return geometry.rank == 1 or (geometry.rank == 2 and _is_padded(problem))
 
@@ -108,12 +112,3 @@ def _is_padded(problem: Problem) -> bool:
         pairs = zip(reaches, pads, strict=True)
         pads = [(reach - low, reach - high) for reach, (low, high) in pairs]
     return any(low > 0 or high > 0 for low, high in pads)
-
-
-def _meet(problem: Problem) -> bool:
-    """Whether windows overlap."""
-    return any(map(operator.gt, problem.form.geometry.window, problem.form.geometry.stride))
-
-
-def _is_half(problem: Problem) -> bool:
-    return any(dtype in HALF for dtype in problem.form.dtypes)

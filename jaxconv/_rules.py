@@ -54,6 +54,11 @@ def for_cpu(fits: Callable[[Problem], bool]) -> Callable[[Problem], bool]:
     return on_cpu
 
 
+def is_half(problem: Problem) -> bool:
+    """Whether some of its arrays are in half precision."""
+    return any(dtype in HALF for dtype in problem.form.dtypes)
+
+
 def widths(problem: Problem) -> tuple[int, int, int]:
     """`(results, summed, taps)`: channels of the result, channels and taps that are summed."""
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
@@ -80,10 +85,8 @@ def is_little(problem: Problem) -> bool:
 def is_large(problem: Problem) -> bool:
     """More images than there is memory at hand for, to be computed by what holds copies besides."""
     whole = batches.image_bytes(problem)
-    copied = whole <= batches.MOST_WHOLE
-    if copied and not (2 * whole > batches.MOST_WHOLE and _is_widened_and_framed(problem)):
-        return False
-    if (parts := len(batches.parts(problem))) == 1:
+    held = 2 * whole if _is_widened_and_framed(problem) else whole
+    if held <= batches.MOST_WHOLE or (parts := len(batches.parts(problem))) == 1:
         return False
     if problem.choose is None:
         raise TypeError(f"a problem of many images needs a choice for a few; got {problem}")
@@ -93,7 +96,7 @@ def is_large(problem: Problem) -> bool:
         lines = ("direct",) if geometry.stride == (1,) else ()
         copying = ("patches", "kn2row", "groups", "grouped", *lines)
         short = geometry.rank < 3 and math.prod(geometry.window) <= 25
-        return name == "shift" or (name in copying and short and not copied)
+        return name == "shift" or (name in copying and short and whole > batches.MOST_WHOLE)
     if parts <= MOST_UNROLLED:
         return False
     read = math.prod(problem.shapes[0]) * sum_dtype(problem).itemsize
@@ -110,9 +113,8 @@ def is_large(problem: Problem) -> bool:
 def _is_widened_and_framed(problem: Problem) -> bool:
     """Half precision kernel gradients that hold images in single precision, and framed besides."""
     geometry = problem.form.geometry
-    half = any(dtype in HALF for dtype in problem.form.dtypes)
     long = geometry.rank == 1 or (geometry.rank == 2 and max(geometry.window) > 3)
-    return half and long and problem.projection == "kernel_grad"
+    return is_half(problem) and long and problem.projection == "kernel_grad"
 
 
 @for_cpu

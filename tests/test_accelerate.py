@@ -171,7 +171,8 @@ def test_their_derivatives_are_laxs(name):
         return lax.conv_general_dilated(x, w, **options)
 
     # In bfloat16 lax's own second derivatives are off by 3e-2, ours by less.
-    taken, left = same_as_lax(lambda x, w: derivatives(function, x, w), x, w, roundings=2)
+    roundings = 2 if x.dtype == jnp.bfloat16 else 1
+    taken, left = same_as_lax(lambda x, w: derivatives(function, x, w), x, w, roundings=roundings)
     # Second derivatives, and those with several dilations, may be what there is no form for.
     assert taken["conv_general_dilated"] >= 3 - 2 * (name in ("lhs dilated, strided",))
     assert left["conv_general_dilated"] <= taken["conv_general_dilated"]

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
-from ._cast import bits
+from ._cast import bits, from_bits
 
 #: So many blocks are put together as they are, more in a loop.
 MOST_UNROLLED = 4
@@ -116,7 +116,7 @@ def taken(
     if all(isinstance(at, int) for at in starts):
         return lax.slice(array, starts, [at + n for at, n in zip(starts, sizes, strict=True)])
     part = lax.dynamic_slice(bits(array), [jnp.asarray(at, jnp.int32) for at in starts], sizes)
-    return lax.bitcast_convert_type(part, array.dtype)
+    return from_bits(part, array.dtype)
 
 
 def summed(function: Callable[..., Any], blocks: Sequence[Block], *operands: Any) -> Any:
@@ -154,7 +154,7 @@ def collected(
         return lax.dynamic_update_slice(whole, bits(function(block, *operands)), starts)
 
     whole = _in_turn(put, blocks, bits(jnp.zeros(shape, like.dtype)))
-    return lax.bitcast_convert_type(whole, like.dtype)
+    return from_bits(whole, like.dtype)
 
 
 def unrolled(

@@ -28,18 +28,23 @@ def cast(array: Array, dtype: Any) -> Array:
 
 def bits(array: Array) -> Array:
     """Half precision as integers, all else as it is: where numbers are moved and not computed with,
-    XLA:CPU would widen and round all of an array. Taken back by `lax.bitcast_convert_type`."""
+    XLA:CPU would widen and round all of an array."""
     return lax.bitcast_convert_type(array, np.int16) if array.dtype in HALF else array
 
 
+def from_bits(array: Array, dtype: Any) -> Array:
+    """The inverse of `bits`, for numbers of this dtype."""
+    return lax.bitcast_convert_type(array, dtype) if dtype in HALF else array
+
+
 def _widened(array: Array) -> Array:
-    bits = lax.bitcast_convert_type(array, np.uint16).astype(np.uint32)
-    return lax.bitcast_convert_type(bits << np.uint32(16), _FLOAT32)
+    word = lax.bitcast_convert_type(array, np.uint16).astype(np.uint32)
+    return lax.bitcast_convert_type(word << np.uint32(16), _FLOAT32)
 
 
 def _rounded(array: Array) -> Array:
     """To the nearest, of two as near to the one whose last bit is zero; NaN stays NaN."""
-    bits = lax.bitcast_convert_type(array, np.uint32)
-    last = (bits >> np.uint32(16)) & np.uint32(1)
-    nearest = jnp.where(array != array, bits & _SIGN | _NAN, bits + np.uint32(0x7FFF) + last)
+    word = lax.bitcast_convert_type(array, np.uint32)
+    last = (word >> np.uint32(16)) & np.uint32(1)
+    nearest = jnp.where(array != array, word & _SIGN | _NAN, word + np.uint32(0x7FFF) + last)
     return lax.bitcast_convert_type((nearest >> np.uint32(16)).astype(np.uint16), _BFLOAT16)

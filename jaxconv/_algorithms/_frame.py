@@ -22,7 +22,6 @@ from jax import Array, lax
 from .._arrays import HALF, accumulator
 from .._form import PROJECTIONS, Form, Problem
 from .._geometry import Geometry
-from .._layout import Layout
 from ._apart import apart
 from ._cast import cast
 
@@ -252,36 +251,6 @@ def sum_dtype(problem: Problem) -> np.dtype:
 
 def result_dtype(problem: Problem) -> np.dtype:
     return problem.form.dtype(PROJECTIONS[problem.projection][2])
-
-
-# One layout as the other, and one projection as another: for algorithms written for one of them.
-
-
-def moved(array: str, value: Array, source_last: bool, last: bool) -> Array:
-    """One of the form's arrays in a layout, from its value in this or the other one."""
-    if source_last == last:
-        return value
-    firsts, lasts = ((0, 1), (-1, -2)) if array == "w" else ((1,), (-1,))
-    return jnp.moveaxis(value, firsts, lasts) if last else jnp.moveaxis(value, lasts, firsts)
-
-
-def _in_layout(last: bool, problem: Problem, compute: Compute, a: Array, b: Array) -> Array:
-    """`compute` on the form of a problem in this layout, the result in the problem's own.
-
-    XLA would have its loops run over the result as it is to lie in the end.
-    """
-    layout = problem.form.layout
-    if layout.channels_last == last:
-        return compute(problem, a, b)
-    first, second, result = PROJECTIONS[problem.projection]
-    a, b = moved(first, a, not last, last), moved(second, b, not last, last)
-    form = dataclasses.replace(problem.form, layout=Layout(layout.rank, last))
-    other = dataclasses.replace(problem, form=form, shapes=(a.shape, b.shape))
-    return moved(result, apart(functools.partial(compute, other), a, b), last, not last)
-
-
-channels_first = functools.partial(_in_layout, False)
-channels_last = functools.partial(_in_layout, True)
 
 
 def block_bytes(problem: Problem) -> int:

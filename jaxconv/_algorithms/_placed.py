@@ -133,13 +133,11 @@ def _gathered(problem: Problem, geometry: Geometry, y: Array, where: Array) -> A
 def _by_regions(problem: Problem, geometry: Geometry, y: Array, where: Array) -> Array:
     """`_gathered` without stride, written region by region into one array: only what is around the
     middle reads windows that there are not, and has to have them put there."""
-    dtype = problem.form.dtypes[0]
-    y = wide(y)
     x = jnp.zeros(problem.form.input_shape(y.shape), y.dtype)
     for region in regions(geometry, windows=False):
         placed = _placed(geometry, region, y, where)
         x = lax.dynamic_update_slice(x, placed, starts(region))
-    return cast(x, dtype)
+    return x
 
 
 def _placed(geometry: Geometry, region: Region, y: Array, where: Array) -> Array:

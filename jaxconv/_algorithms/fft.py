@@ -23,16 +23,8 @@ from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._cast import cast
-from ._frame import (
-    blocks,
-    channels_first,
-    framed,
-    own_frames,
-    read_frames,
-    result_dtype,
-    sum_dtype,
-    total,
-)
+from ._frame import blocks, framed, own_frames, read_frames, result_dtype, sum_dtype, total
+from ._layouts import channels_first
 
 #: Most pairs of channels to a group: the products are written out.
 MOST_PAIRS = 64

@@ -23,14 +23,13 @@ from ._frame import (
     as_output,
     block_bytes,
     blocks,
-    channels_first,
-    channels_last,
     read_frames,
     residue_cut,
     residues,
     result_dtype,
     sum_dtype,
 )
+from ._layouts import channels_first, channels_last
 
 
 def refuses(problem: Problem) -> str | None:

@@ -37,15 +37,14 @@ from ._frame import (
     as_output,
     block_bytes,
     blocks,
-    channels_last,
     cut,
     framed,
-    moved,
     read_frames,
     result_dtype,
     sum_dtype,
     total,
 )
+from ._layouts import channels_last, moved
 from .taps import refuses as has_no_product
 
 #: Results so few that all taps are channels of the product, by the number of axes.

@@ -49,10 +49,7 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
     """y = P w, P the patches of x."""
     form, result = problem.form, result_dtype(problem)
     dtype = _factor_dtype(problem)
-    patches, matrix = (
-        _patches(problem, cast(x, dtype)),
-        cast(w, dtype),
-    )
+    patches, matrix = _patches(problem, cast(x, dtype)), cast(w, dtype)
     c_o, _, _ = form.layout.split_kernel(w.shape)
     outputs = form.geometry.output
     precision = form.precision

@@ -31,8 +31,6 @@ from ._frame import (
     as_output,
     block_bytes,
     blocks,
-    channels_first,
-    channels_last,
     framed,
     read_frames,
     residue_cut,
@@ -40,6 +38,7 @@ from ._frame import (
     result_dtype,
     sum_dtype,
 )
+from ._layouts import channels_first, channels_last
 from ._library import across, factor_dtype, is_turned, multiplied
 
 #: Fewer input channels than this are not worth being last.

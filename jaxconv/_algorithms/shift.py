@@ -25,17 +25,8 @@ from . import _by_rows, _regions
 from ._algorithm import Algorithm
 from ._apart import apart
 from ._cast import cast
-from ._frame import (
-    Frame,
-    blocks,
-    channels_first,
-    cut,
-    framed,
-    quotients,
-    result_dtype,
-    sum_dtype,
-    widened,
-)
+from ._frame import Frame, blocks, cut, framed, quotients, result_dtype, sum_dtype, widened
+from ._layouts import channels_first
 from ._regions import MOST_TAPS, Region, regions, starts
 from ._rows import Axis, all_taps, frames, nested, tap_cuts
 

@@ -27,7 +27,7 @@ from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._apart import MOST_UNROLLED, apart, collected, cut_up, taken
-from ._cast import bits, cast
+from ._cast import bits, cast, from_bits
 from ._frame import (
     Frame,
     cut,
@@ -61,34 +61,32 @@ def window_max(problem: Problem, x: Array) -> Array:
         outside = lowest(x.dtype)
         return in_parts(problem, lambda x: _windows(geometry, x, outside, lax.max), x)
 
-    overlap = any(k > s for k, s in zip(geometry.window, geometry.stride, strict=True))
+    overlap = overlaps(geometry)
     if not overlap and x.dtype == jnp.bfloat16:
         # Each is compared once, and widened in that loop; ranks are for those compared often.
         outside = lowest(np.dtype(np.float32))
 
-        def widest(part: Array) -> Array:
+        def by_number(part: Array) -> Array:
             return _windows(geometry, cast(part, np.float32), outside, lax.max)
 
-        return cast(in_parts(problem, widest, x), x.dtype)
+        return cast(in_parts(problem, by_number, x), x.dtype)
 
-    def greatest(part: Array) -> Array:
+    def by_rank(part: Array) -> Array:
         ranks = apart(ranked, part) if overlap else ranked(part)
         return _windows(geometry, ranks, lowest_rank(x.dtype), lax.max)
 
-    return unranked(in_parts(problem, greatest, x, copied=overlap), x.dtype)
+    return unranked(in_parts(problem, by_rank, x, copied=overlap), x.dtype)
 
 
 def window_sum(problem: Problem, x: Array) -> Array:
     """y[s] = sum_a x[s*stride + a*dilation - low], summed in float32 for half precision."""
-    result = problem.form.dtypes[1]
+    geometry, result = problem.form.geometry, problem.form.dtypes[1]
+    if _is_all(geometry):
+        y = cast(_sum(x, accumulator(result)), result)
+        return y.reshape(problem.form.output_shape(x.shape))
 
     def summed(x: Array) -> Array:
-        if _is_all(problem.form.geometry):
-            return cast(_sum(x, accumulator(result)), result).reshape(
-                problem.form.output_shape(x.shape)
-            )
-        wide = cast(x, accumulator(result))
-        return cast(_windows(problem.form.geometry, wide, 0, lax.add), result)
+        return cast(_windows(geometry, cast(x, accumulator(result)), 0, lax.add), result)
 
     return in_parts(problem, summed, x)
 
@@ -96,13 +94,12 @@ def window_sum(problem: Problem, x: Array) -> Array:
 def window_spread(problem: Problem, y: Array) -> Array:
     """x[t] = sum_{s, a: s*stride + a*dilation - low = t} y[s], axis after axis."""
     geometry, dtype = problem.form.geometry, problem.form.dtypes[0]
-    overlap = any(k > s for k, s in zip(geometry.window, geometry.stride, strict=True))
-    if overlap or dtype not in HALF or y.shape[-1] > 1:
+    if overlaps(geometry) or dtype not in HALF or y.shape[-1] > 1:
         return cast(_spread(geometry, cast(y, accumulator(dtype))), dtype)
     # What is not added up is rounded before it is given back, by its bits; in one loop only where
     # channels are a vector.
     rounded = apart(lambda y: bits(cast(y, dtype)), y)
-    return lax.bitcast_convert_type(_spread(geometry, rounded), dtype)
+    return from_bits(_spread(geometry, rounded), dtype)
 
 
 def _spread(geometry: Geometry, x: Array) -> Array:
@@ -143,6 +140,11 @@ def comparable(x: Array) -> tuple[Array, np.ndarray]:
     if x.dtype not in HALF:
         return x, lowest(x.dtype)
     return apart(functools.partial(ranked, signed_zeros=False), x), lowest_rank(x.dtype)
+
+
+def overlaps(geometry: Geometry) -> bool:
+    """Whether windows may have elements in common: some are longer than they are apart."""
+    return any(k > s for k, s in zip(geometry.window, geometry.stride, strict=True))
 
 
 def is_whole(geometry: Geometry) -> bool:

@@ -17,15 +17,8 @@ from .._form import Problem
 from .._geometry import Geometry
 from ._algorithm import Algorithm
 from ._cast import cast
-from ._frame import (
-    as_output,
-    channels_last,
-    cut,
-    framed,
-    read_frames,
-    result_dtype,
-    sum_dtype,
-)
+from ._frame import as_output, cut, framed, read_frames, result_dtype, sum_dtype
+from ._layouts import channels_last
 
 
 def refuses(problem: Problem) -> str | None:

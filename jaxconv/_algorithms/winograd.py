@@ -23,15 +23,8 @@ from . import _tiles
 from ._algorithm import Algorithm
 from ._apart import Block, apart, collected, summed, taken
 from ._cast import cast
-from ._frame import (
-    Frame,
-    as_output,
-    cut,
-    framed,
-    moved,
-    result_dtype,
-    sum_dtype,
-)
+from ._frame import Frame, as_output, cut, framed, result_dtype, sum_dtype
+from ._layouts import moved
 from ._library import across, is_for, multiplied
 from ._several import together
 from ._tiles import Tiles
