@@ -190,12 +190,19 @@ def _pool_gradient(function: Any, which: str, x: Any, dy: Any) -> tuple[Any, lis
 
 def _scaled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function with an operand times a number that is 1, but not to the compiler: the smallest
-    that is not of integers."""
+    that is not of integers. Integers, which winner an output has, change with the image from step
+    to step: to them is added what is 0 in the same way."""
 
     def scaled(one, *arrays):
         real = [at for at, a in enumerate(arrays) if jnp.issubdtype(a.dtype, jnp.inexact)]
         least = min(real, key=lambda at: arrays[at].size)
-        return function(*(a * one if at == least else a for at, a in enumerate(arrays)))
+
+        def changed(at: int, array: Any) -> Any:
+            if at not in real:
+                return array + (one - 1).astype(array.dtype)
+            return array * one if at == least else array
+
+        return function(*(changed(at, array) for at, array in enumerate(arrays)))
 
     return scaled
 
