@@ -21,13 +21,16 @@ from jax import Array, lax
 from .._form import Problem, Shape
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, framed, own_frames, quotients, residue_frames, solve
+from ._frame import Frame, blocks, framed, own_frames, solve
 
 #: Most input channels, in all or of each of several groups, for which residues become channels of
 #: an input gradient in spite of taps that are zero.
 FEW_CHANNELS, FEW_OF_GROUP = 24, 12
 #: Of so many channels that are summed, products weigh more: the most input channels then.
 MANY_SUMMED, FEW_OF_MANY = 128, 8
+#: Where no tap is zero: so many times as many positions in all residues as there are, at most, for
+#: them to be channels; of fewer input channels or products they always are.
+MOST_SURPLUS, MANY_OF_EVEN, LEAST_OF_EVEN = 1.1, 64, 5e7
 #: Most residues that are computed one after the other: compile time grows with them.
 MOST_RESIDUES = 16
 
@@ -40,13 +43,8 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
 
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     """x' = input_grad(y, w'), and depth to space."""
-    geometry, layout = problem.form.geometry, problem.form.layout
-    even = all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True))
-    few = FEW_CHANNELS if geometry.groups == 1 else FEW_OF_GROUP
-    if geometry.groups == 1 and layout.split_kernel(w.shape)[0] >= MANY_SUMMED:
-        few = min(few, FEW_OF_MANY)
-    many = not even and layout.split_kernel(w.shape)[1] > few
-    if many and math.prod(geometry.stride) <= MOST_RESIDUES:
+    geometry = problem.form.geometry
+    if _is_one_by_one(problem):
         return _by_residues(problem, y, w)
     x = solve(problem, "input_grad", _deep(geometry), y, _kernel_to_depth(problem, w))
     return _image_to_space(problem, x)
@@ -75,6 +73,25 @@ def refuses(problem: Problem) -> str | None:
 ALGORITHM = Algorithm(
     "phases", {"output": output, "input_grad": input_grad, "kernel_grad": kernel_grad}, refuses
 )
+
+
+def _is_one_by_one(problem: Problem) -> bool:
+    """Whether residues are computed one after the other, each with the taps that it has and at the
+    positions that x has: where they would be multiplied by zeros else, or thrown away."""
+    geometry = problem.form.geometry
+    _, inputs, outputs = blocks(problem.form, problem.shapes, "input_grad")
+    if math.prod(geometry.stride) > MOST_RESIDUES:
+        return False
+    if all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True)):
+        held = math.prod(_deep(geometry).spatial) * math.prod(geometry.stride)
+        surplus = held / math.prod(geometry.spatial)
+        products = math.prod((problem.shapes[0][0], inputs, outputs, *geometry.output))
+        products *= math.prod(geometry.window)
+        return surplus > MOST_SURPLUS and inputs >= MANY_OF_EVEN and products >= LEAST_OF_EVEN
+    few = FEW_CHANNELS if geometry.groups == 1 else FEW_OF_GROUP
+    if geometry.groups == 1 and outputs >= MANY_SUMMED:
+        few = min(few, FEW_OF_MANY)
+    return inputs > few
 
 
 def _taps(geometry: Geometry) -> tuple[int, ...]:
@@ -187,15 +204,20 @@ def _to_space(problem: Problem, array: Array, first: int, blocks: Sequence[int])
 def _by_residues(problem: Problem, y: Array, w: Array) -> Array:
     """`x[Q*s + r - low] = sum_j y[Q - j] w[j*s + r]` for one residue after the other, interleaved.
 
-    The first Q is `low // s`, which is what the stride-1 gradient has for low padding.
+    The positions `t = p + i*s` of one `p` are those of `r = (p + low) mod s`. The first of them has
+    `Q = (p + low) // s`, which is what the stride-1 gradient has for low padding.
     """
     geometry, window = problem.form.geometry, _first_tap(problem)
     first, rank = problem.form.layout.first_spatial(y.ndim), geometry.rank
-    starts, counts = zip(*(quotients(geometry, axis) for axis in range(rank)), strict=True)
+    counts = tuple(-(-n // s) for n, s in zip(geometry.spatial, geometry.stride, strict=True))
 
     def residue(at: Sequence[int]) -> Array:
         strides = [slice(None)] * w.ndim
-        for axis, (r, s) in enumerate(zip(at, geometry.stride, strict=True)):
+        starts = []
+        pads = zip(at, geometry.padding, geometry.stride, strict=True)
+        for axis, (p, (low, _), s) in enumerate(pads):
+            start, r = divmod(p + low, s)
+            starts.append(start)
             strides[window + axis] = slice(r, None, s)
         part = w[tuple(strides)]
         taps = part.shape[window : window + rank]
@@ -209,7 +231,8 @@ def _by_residues(problem: Problem, y: Array, w: Array) -> Array:
         if len(at) == rank:
             return residue(at)
         axis, s = first + len(at), geometry.stride[len(at)]
-        x = jnp.stack([interleaved((*at, r)) for r in range(s)], axis + 1)
+        x = jnp.stack([interleaved((*at, p)) for p in range(s)], axis + 1)
         return lax.collapse(x, axis, axis + 2)
 
-    return framed(interleaved(()), residue_frames(geometry, first))
+    own = [Frame(first + axis, 0, size) for axis, size in enumerate(geometry.spatial)]
+    return framed(interleaved(()), own)
