@@ -23,6 +23,8 @@ from ._form import PROJECTIONS, Problem
 MANY_TO_FEW, FEW_OF_MANY = (384, 256), (8, 24)
 #: Products that are worth a program of several loops.
 LEAST_PRODUCTS = 2**19
+#: Products of three taps an axis that are worth several calls, and that are of small images too.
+LEAST_IN_RESIDUES, MANY_IN_RESIDUES = 2.2e6, 1.5e7
 #: Bytes of one image, and of several, beyond which a copy takes longer than what it saves.
 MOST_OF_ONE, MOST_OF_SEVERAL = 2**23, 2**24
 DOUBLE = (np.dtype(np.float64), np.dtype(np.complex128))
@@ -163,7 +165,7 @@ def is_strided_gradient(problem: Problem) -> bool:
     if problem.projection != "input_grad":
         return False
     geometry = problem.form.geometry
-    results, summed, _ = widths(problem)
+    results, summed, taps = widths(problem)
     if geometry.rank == 1:
         wide = results >= 16 or summed < 64 or 8 * results * geometry.stride[0] >= summed
         return wide or has_fast_residues(problem)
@@ -172,8 +174,13 @@ def is_strided_gradient(problem: Problem) -> bool:
     if max(geometry.stride) == 1 or is_little(problem):
         return False
     window = max(geometry.window)
-    if has_fast_residues(problem) and (window > 3 or math.prod(geometry.output) > 100):
-        return True
+    products = problem.shapes[0][0] * math.prod((*geometry.output, results, summed, taps))
+    if has_fast_residues(problem):
+        if window <= 3 and summed >= 8 and products < LEAST_IN_RESIDUES:
+            return False
+        many = problem.form.layout.channels_last and products >= MANY_IN_RESIDUES
+        if window > 3 or math.prod(geometry.output) > 100 or many:
+            return True
     if summed <= 20 or window > min(geometry.output):
         return True
     if window % 2 and results >= 64 and math.prod(geometry.output) >= 784:

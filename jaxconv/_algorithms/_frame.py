@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 
 from .._arrays import HALF, accumulator
-from .._form import PROJECTIONS, Form, Problem
+from .._form import PROJECTIONS, Form, Problem, Shape
 from .._geometry import Geometry
 from ._apart import apart
 from ._cast import cast
@@ -267,24 +267,32 @@ def as_output(problem: Problem, compute: Compute, y: Array, w: Array) -> Array:
     It is the full convolution: y padded by `e - 1 - low` and correlated with the kernel turned by
     180 degrees, input and output channels exchanged within each group.
     """
-    geometry, layout = problem.form.geometry, problem.form.layout
-    out_axis, in_axis = layout.kernel_axes
-    window = tuple(axis for axis in range(w.ndim) if axis not in (out_axis, in_axis))
-    turned = lax.rev(w, window)
-    if geometry.groups == 1:
-        turned = jnp.swapaxes(turned, out_axis, in_axis)
+    groups, (outer, inner) = problem.form.geometry.groups, problem.form.layout.kernel_axes
+    turned = rotated(problem, w)
+    if groups == 1:
+        turned = jnp.swapaxes(turned, outer, inner)
     else:
-        turned = jnp.swapaxes(stacked(turned, geometry.groups, out_axis), out_axis + 1, in_axis + 1)
-        turned = unstacked(turned, out_axis)
+        turned = jnp.swapaxes(stacked(turned, groups, outer), outer + 1, inner + 1)
+        turned = unstacked(turned, outer)
+    return compute(of_outputs(problem, y.shape, turned.shape), y, turned)
+
+
+def rotated(problem: Problem, w: Array) -> Array:
+    """The kernel turned by 180 degrees, its channels as they are."""
+    channels = problem.form.layout.kernel_axes
+    return lax.rev(w, tuple(axis for axis in range(w.ndim) if axis not in channels))
+
+
+def of_outputs(problem: Problem, image: Shape, kernel: Shape) -> Problem:
+    """The problem of outputs that an input gradient of stride 1 is, of errors and a turned kernel
+    of these shapes."""
+    geometry = problem.form.geometry
     sides = zip(geometry.extent, geometry.padding, geometry.spatial, geometry.output, strict=True)
     padding = tuple((e - 1 - low, n + low - m) for e, (low, _), n, m in sides)
-    turned_geometry = dataclasses.replace(geometry, spatial=geometry.output, padding=padding)
-    x, kernel, image = problem.form.dtypes
-    form = dataclasses.replace(problem.form, geometry=turned_geometry, dtypes=(image, kernel, x))
-    shapes = (y.shape, turned.shape)
-    return compute(
-        dataclasses.replace(problem, projection="output", form=form, shapes=shapes), y, turned
-    )
+    turned = dataclasses.replace(geometry, spatial=geometry.output, padding=padding)
+    x, kernel_dtype, y = problem.form.dtypes
+    form = dataclasses.replace(problem.form, geometry=turned, dtypes=(y, kernel_dtype, x))
+    return dataclasses.replace(problem, projection="output", form=form, shapes=(image, kernel))
 
 
 def blocks(form: Form, shapes: Sequence[tuple[int, ...]], projection: str) -> tuple[int, int, int]:

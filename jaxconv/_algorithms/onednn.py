@@ -28,7 +28,16 @@ from .._geometry import Geometry
 from . import _library
 from ._algorithm import Algorithm
 from ._cast import cast
-from ._frame import Frame, as_output, blocks, framed, result_dtype, sum_dtype
+from ._frame import (
+    Frame,
+    as_output,
+    blocks,
+    framed,
+    of_outputs,
+    result_dtype,
+    rotated,
+    sum_dtype,
+)
 
 #: The widest padding of dilated channels on their own that is left to oneDNN.
 MOST_PADDING = 4
@@ -123,13 +132,18 @@ def _frames(
 
 def output(problem: Problem, x: Array, w: Array) -> Array:
     """y = conv(x, w)."""
+    return _convolved(problem, x, w, problem.form.layout.kernel_axes)
+
+
+def _convolved(problem: Problem, x: Array, w: Array, kernel_axes: tuple[int, int]) -> Array:
+    """y = conv(x, w), with output and input channels along these axes of w."""
     form, layout, geometry = problem.form, problem.form.layout, problem.form.geometry
     dtype = result_dtype(problem)
     taken = _library.takes((x.dtype, w.dtype, dtype), layout.channels_last)
     if not taken or _in_single(problem):
         dtype = sum_dtype(problem)
         x, w = cast(x, dtype), cast(w, dtype)
-    first, (outer, channels) = layout.first_spatial(x.ndim), layout.kernel_axes
+    first, (outer, channels) = layout.first_spatial(x.ndim), kernel_axes
     alone = _is_alone(problem)
     frames = _frames(geometry, geometry.spatial, geometry.padding, geometry.output, alone)
     x = framed(x, [Frame(first + axis, *frame[:2]) for axis, frame in enumerate(frames)])
@@ -149,8 +163,15 @@ def output(problem: Problem, x: Array, w: Array) -> Array:
 
 
 def input_grad(problem: Problem, y: Array, w: Array) -> Array:
-    """The output for the kernel turned by 180 degrees, its channels exchanged."""
-    return as_output(problem, output, y, w)
+    """The output for the kernel turned by 180 degrees, its channels exchanged: in one group oneDNN
+    is told so, as it puts kernels in an order of its own all the same, and XLA:CPU is slow to."""
+    if problem.form.geometry.groups > 1:
+        return as_output(problem, output, y, w)
+    outer, inner = problem.form.layout.kernel_axes
+    shape = list(w.shape)
+    shape[outer], shape[inner] = shape[inner], shape[outer]
+    outputs = of_outputs(problem, y.shape, tuple(shape))
+    return _convolved(outputs, y, rotated(problem, w), (inner, outer))
 
 
 ALGORITHM = Algorithm("onednn", {"output": output, "input_grad": input_grad}, refuses)
