@@ -12,6 +12,7 @@ has. XLA:CPU's convolution with a dilated input, the usual form of that gradient
 zeros, in 3-D one element after the other.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ from jax import Array, lax
 from .._form import Problem, Shape
 from .._geometry import Geometry
 from ._algorithm import Algorithm
-from ._frame import Frame, blocks, framed, own_frames, solve
+from ._frame import Frame, blocks, framed, quotients, solve
 
 #: Most input channels, in all or of each of several groups, for which residues become channels of
 #: an input gradient in spite of taps that are zero.
@@ -46,8 +47,14 @@ def input_grad(problem: Problem, y: Array, w: Array) -> Array:
     geometry = problem.form.geometry
     if _is_one_by_one(problem):
         return _by_residues(problem, y, w)
-    x = solve(problem, "input_grad", _deep(geometry), y, _kernel_to_depth(problem, w))
-    return _image_to_space(problem, x)
+    leads = _leads(geometry)
+    w = _kernel_to_depth(problem, w, leads)
+    deep = _deep(geometry)
+    starts, counts = zip(*(quotients(geometry, *pair) for pair in enumerate(leads)), strict=True)
+    ends = zip(deep.spatial, starts, counts, strict=True)
+    padding = tuple((start, read - start - count) for read, start, count in ends)
+    deep = dataclasses.replace(deep, spatial=counts, padding=padding)
+    return _image_to_space(problem, solve(problem, "input_grad", deep, y, w), leads)
 
 
 def kernel_grad(problem: Problem, x: Array, y: Array) -> Array:
@@ -120,20 +127,34 @@ def _image_to_depth(problem: Problem, x: Array) -> Array:
     return _to_depth(problem, x, first)
 
 
-def _image_to_space(problem: Problem, x: Array) -> Array:
+def _leads(geometry: Geometry) -> list[int]:
+    """Zeros in front of the taps of each axis with which x begins with a block of residues, so that
+    none are thrown away; none where w' would have more taps."""
+    leads = []
+    for k, s, (low, _) in zip(geometry.window, geometry.stride, geometry.padding, strict=True):
+        lead = -low % s
+        leads.append(lead if -(-(k + lead) // s) == -(-k // s) else 0)
+    return leads
+
+
+def _image_to_space(problem: Problem, x: Array, leads: Sequence[int]) -> Array:
     geometry, groups = problem.form.geometry, problem.form.geometry.groups
     first = problem.form.layout.first_spatial(x.ndim)
+    blocks = x.shape[first : first + geometry.rank]
     if problem.form.layout.channels_last and groups > 1:  # Residues are within each group.
         by_group = x.reshape(*x.shape[:-1], groups, math.prod(geometry.stride), -1)
         x = jnp.swapaxes(by_group, -2, -3).reshape(x.shape)
-    x = _to_space(problem, x, first, tuple(_deep(geometry).spatial))
-    return framed(x, own_frames(geometry, first))
+    pads = zip(geometry.padding, leads, geometry.stride, strict=True)
+    begins = ((low + lead) % s for (low, _), lead, s in pads)
+    sizes = zip(begins, geometry.spatial, strict=True)
+    own = [Frame(first + axis, *frame) for axis, frame in enumerate(sizes)]
+    return framed(_to_space(problem, x, first, blocks), own)
 
 
-def _kernel_to_depth(problem: Problem, w: Array) -> Array:
+def _kernel_to_depth(problem: Problem, w: Array, leads: Sequence[int] | None = None) -> Array:
     geometry, first = problem.form.geometry, _first_tap(problem)
-    sizes = zip(_taps(geometry), geometry.stride, strict=True)
-    frames = [Frame(first + axis, 0, k * s) for axis, (k, s) in enumerate(sizes)]
+    sizes = zip(leads or (0,) * geometry.rank, _taps(geometry), geometry.stride, strict=True)
+    frames = [Frame(first + axis, -lead, k * s) for axis, (lead, k, s) in enumerate(sizes)]
     return _to_depth(problem, framed(w, frames), first)
 
 
