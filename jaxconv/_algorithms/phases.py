@@ -27,8 +27,12 @@ from ._frame import Frame, blocks, framed, quotients, solve
 #: Most input channels, in all or of each of several groups, for which residues become channels of
 #: an input gradient in spite of taps that are zero.
 FEW_CHANNELS, FEW_OF_GROUP = 24, 12
-#: Of so many channels that are summed, products weigh more: the most input channels then.
-MANY_SUMMED, FEW_OF_MANY = 128, 8
+#: Of so many channels that are summed, channels first and last, products weigh more: the most input
+#: channels then.
+MANY_SUMMED, FEW_OF_MANY = (192, 128), 12
+#: Input channels, at most, of windows that become 3x3 as tiles of more channels; and more than so
+#: many that are summed, and positions at least.
+FEW_IN_TILES, LEAST_IN_TILES, LEAST_TILED = 64, 32, 196
 #: Where no tap is zero: so many times as many positions in all residues as there are, at most, for
 #: them to be channels; of fewer input channels or products they always are.
 MOST_SURPLUS, MANY_OF_EVEN, LEAST_OF_EVEN = 1.1, 64, 5e7
@@ -95,10 +99,13 @@ def _is_one_by_one(problem: Problem) -> bool:
         products = math.prod((problem.shapes[0][0], inputs, outputs, *geometry.output))
         products *= math.prod(geometry.window)
         return surplus > MOST_SURPLUS and inputs >= MANY_OF_EVEN and products >= LEAST_OF_EVEN
-    few = FEW_CHANNELS if geometry.groups == 1 else FEW_OF_GROUP
-    if geometry.groups == 1 and outputs >= MANY_SUMMED:
-        few = min(few, FEW_OF_MANY)
-    return inputs > few
+    if geometry.groups > 1:
+        return inputs > FEW_OF_GROUP
+    if _taps(geometry) == (3, 3) and inputs <= FEW_IN_TILES and outputs > LEAST_IN_TILES:
+        if math.prod(geometry.output) >= LEAST_TILED:
+            return False  # Winograd's tiles take them.
+    many = MANY_SUMMED[problem.form.layout.channels_last]
+    return inputs > (FEW_OF_MANY if outputs >= many else FEW_CHANNELS)
 
 
 def _taps(geometry: Geometry) -> tuple[int, ...]:
