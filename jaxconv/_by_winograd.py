@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ._algorithms import _tiles, winograd
+from ._algorithms import _tiles, phases, winograd
 from ._algorithms._frame import blocks, sum_dtype
 from ._algorithms._library import factor_dtype, is_for
 from ._form import Problem
@@ -49,6 +49,22 @@ KERNEL_OF_HALF = (Rates(2.4, 800, 130, 8e6), Rates(2.4, 370, 220, 27e6))
 def is_winograds(problem: Problem) -> bool:
     """3x3 with channels enough for matrix products, yet not so many that the kernel's transform
     weighs as much as the image's."""
+    return _is_fastest(problem, math.prod(problem.form.geometry.window))
+
+
+@for_cpu
+def is_winograds_in_residues(problem: Problem) -> bool:
+    """Strided windows that are 3x3 on residues, though with taps that are zero, which outputs by
+    oneDNN's convolution do without."""
+    if problem.projection == "input_grad" or phases.refuses(problem) is not None:
+        return False
+    geometry = problem.form.geometry
+    taps = math.prod(geometry.window) / math.prod(geometry.stride)
+    return _is_fastest(phases.deepened(problem), taps)
+
+
+def _is_fastest(problem: Problem, taps: float) -> bool:
+    """Whether tiles take less time than products of so many taps would."""
     if winograd.refuses(problem) is not None:
         return False
     _, inputs, outputs = blocks(problem.form, problem.shapes, problem.projection)
@@ -61,7 +77,7 @@ def is_winograds(problem: Problem) -> bool:
     if half and not gradient:
         return False  # oneDNN has convolutions for it, twice as fast.
 
-    def cost(rates: Rates, places: int, factors: int, read: int, calls: int) -> float:
+    def cost(rates: Rates, places: int, factors: float, read: int, calls: int) -> float:
         """`factors` products to each place and pair of channels, `read` numbers to each channel."""
         each = factors * inputs * outputs
         numbers = places * read * (inputs + outputs)
@@ -75,6 +91,5 @@ def is_winograds(problem: Problem) -> bool:
         own += positions * (inputs + outputs) * (TURNED_KERNEL if gradient else TURNED)
     kernels = KERNEL_OF_HALF if half else KERNEL
     rest = kernels if gradient else LIBRARY if is_for(problem) else PLAIN
-    window = math.prod(problem.form.geometry.window)
     margin = MARGIN if sum_dtype(problem) == np.float32 else MARGIN_OF_DOUBLE
-    return margin * own < cost(rest[0 if last else 1], positions, window, 1, 1)
+    return margin * own < cost(rest[0 if last else 1], positions, taps, 1, 1)

@@ -18,7 +18,7 @@ from ._by_onednn import (
     is_tiled,
     is_transformed,
 )
-from ._by_winograd import is_winograds
+from ._by_winograd import is_winograds, is_winograds_in_residues
 from ._form import Problem
 from ._of_groups import is_between, is_grouped_and_strided, is_slim
 from ._of_pools import is_adaptive, is_axis_by_axis, is_columns, is_in_pairs, is_large_pool
@@ -62,6 +62,7 @@ TABLE: tuple[Row, ...] = (
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", is_transformed, "a large window of few channels: products of spectra"),
     Row("winograd", is_winograds, "3x3: tiles of outputs, a third to a half of the products"),
+    Row("phases", is_winograds_in_residues, "strided windows, 3x3 on residues: tiles of more channels"),
     Row("onednn", is_called, "XLA's own call of oneDNN, the library of torch's convolutions"),
     Row(
         "grouped",

@@ -108,6 +108,18 @@ def _is_one_by_one(problem: Problem) -> bool:
     return inputs > (FEW_OF_MANY if outputs >= many else FEW_CHANNELS)
 
 
+def deepened(problem: Problem) -> Problem:
+    """The problem of stride 1 that an output or a kernel gradient becomes."""
+    form, volume = problem.form, math.prod(problem.form.geometry.stride)
+    layout, geometry, (x, other) = form.layout, _deep(form.geometry), problem.shapes
+    image = layout.image((x[0],), layout.channels(x) * volume, geometry.spatial)
+    if problem.projection == "output":
+        c_o, c_i, _ = layout.split_kernel(other)
+        other = layout.kernel(c_o, c_i * volume, geometry.window)
+    form = dataclasses.replace(form, geometry=geometry, algorithm="auto")
+    return dataclasses.replace(problem, form=form, shapes=(image, other))
+
+
 def _taps(geometry: Geometry) -> tuple[int, ...]:
     """Taps of w' on each axis: ceil(k / s)."""
     return tuple(-(-k // s) for k, s in zip(geometry.window, geometry.stride, strict=True))
