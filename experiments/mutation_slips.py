@@ -606,6 +606,35 @@ FAST = [
         f"{PROJECTED}[phases-groups-3d-last]",
     ),
     Slip(
+        "phases: all residues begin with the first quotient",
+        ALGORITHMS + "phases.py",
+        "start, r = divmod(p + low, s)",
+        "start, r = low // s, (p + low) % s",
+        f"{LARGER}[stride-twice-first]",
+    ),
+    Slip(
+        "phases: zeros in front of a kernel that has no room for them",
+        ALGORITHMS + "phases.py",
+        "lead if -(-(k + lead) // s) == -(-k // s) else 0",
+        "lead",
+        f"{LARGER}[no-room-first]",
+    ),
+    Slip(
+        "onednn: an input gradient without exchanging the channels",
+        ALGORITHMS + "onednn.py",
+        "rotated(problem, w), (inner, outer))",
+        "rotated(problem, w), (outer, inner))",
+        f"{PROJECTED}[onednn-asymmetric-last]",
+    ),
+    Slip(
+        "shift: channels that were put behind the others are kept",
+        ALGORITHMS + "_by_rows.py",
+        "form.geometry)[..., :channels]",
+        "form.geometry)[..., -channels:]",
+        "tests/test_algorithms.py::"
+        "test_channels_whose_positions_share_sets_of_a_cache_are_more_for_a_while",
+    ),
+    Slip(
         "windows: blocks begin at the first row",
         ALGORITHMS + "_windows.py",
         "first = row * windows.axes[0].step + group",
@@ -685,8 +714,8 @@ FAST = [
     Slip(
         "grouped: an input gradient without exchanging a group's channels",
         ALGORITHMS + "_frame.py",
-        "jnp.swapaxes(stacked(turned, geometry.groups, out_axis), out_axis + 1, in_axis + 1)",
-        "stacked(turned, geometry.groups, out_axis)",
+        "jnp.swapaxes(stacked(turned, groups, outer), outer + 1, inner + 1)",
+        "stacked(turned, groups, outer)",
         f"{LARGER}[slim-groups-first]",
     ),
     Slip(

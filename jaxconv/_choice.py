@@ -62,7 +62,11 @@ TABLE: tuple[Row, ...] = (
     Row("matmul", on_cpu_convolution, "windows that do not overlap: one matrix product"),
     Row("fft", is_transformed, "a large window of few channels: products of spectra"),
     Row("winograd", is_winograds, "3x3: tiles of outputs, a third to a half of the products"),
-    Row("phases", is_winograds_in_residues, "strided windows, 3x3 on residues: tiles of more channels"),
+    Row(
+        "phases",
+        is_winograds_in_residues,
+        "strided windows, on residues 3x3: by tiles",
+    ),
     Row("onednn", is_called, "XLA's own call of oneDNN, the library of torch's convolutions"),
     Row(
         "grouped",

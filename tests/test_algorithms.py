@@ -17,6 +17,7 @@ from jax import lax
 import jaxconv as jc
 from jaxconv import _algorithms, _choice
 from jaxconv._algorithms import (
+    _by_rows,
     _frame,
     _library,
     _regions,
@@ -167,6 +168,7 @@ LARGER = [
     (Case("large-window", (2, 3, 30, 21), (3, 1, 13, 11), {"groups": 3, "padding": 5}), "fft"),
     (Case("wide-stride", (2, 3, 11, 9), (4, 3, 2, 3), {"stride": 4, "padding": 1}), "phases"),
     (Case("stride-twice", (2, 3, 11, 9), (4, 3, 3, 3), {"stride": 2, "padding": 3}), "phases"),
+    (Case("no-room", (2, 3, 10, 9), (4, 3, 4, 4), {"stride": 2, "padding": 1}), "phases"),
     (Case("groups-twice", (2, 6, 9, 8), (8, 3, 3, 3), {"stride": (2, 3), "groups": 2}), "phases"),
     (Case("whole-rows", (2, 3, 4, 12), (5, 3, 4, 3), {"stride": (1, 3)}), "matmul"),
     (Case("long-rows", (2, 3, 9, 8), (2, 3, 1, 1), {"stride": 2, "padding": 1}), "matmul"),
@@ -189,6 +191,27 @@ def test_larger_projections_equal_the_form(case, name, last, monkeypatch):
     monkeypatch.setattr(batches, "MOST_PART", 4096)
     monkeypatch.setattr(_windows, "MOST_CONSTANTS", 4 if last or "line" in case.id else 4096)
     assert_projections(name, case, last)
+
+
+LANES = [case for case, _ in LARGER if "lanes" in case.id]
+
+
+@pytest.mark.parametrize("case", LANES, ids=[case.id for case in LANES])
+def test_channels_whose_positions_share_sets_of_a_cache_are_more_for_a_while(case, monkeypatch):
+    monkeypatch.setattr(_by_rows, "MOST_OVER", 0)
+    monkeypatch.setattr(_by_rows, "LANES", 3)
+    assert_projections("shift", case, True)
+
+
+def test_windows_of_which_residues_make_3x3_are_taken_by_tiles():
+    for window, forward in ((5, False), (6, True)):
+        shapes = (8, 56, 56, 64), (window, window, 64, 128)
+        options = {"stride": 2, "padding": 2, "layout": "NHWC", "platform": "cpu"}
+        found = jc.explain(*shapes, **options)
+        for projection in ("output", "input_grad", "kernel_grad"):
+            names = [step.algorithm for step in getattr(found, projection)]
+            tiled = forward or projection != "output"
+            assert (names == ["phases", "winograd"]) == tiled, (window, projection)
 
 
 def convolved(name, case, x, w):
@@ -338,7 +361,7 @@ def test_every_row_of_the_table_is_taken(monkeypatch):
             row.reason for row in _choice.TABLE if row.algorithm == name
         ]
     strided = jc.explain((4, 16, 64, 64), (32, 16, 3, 3), stride=2, padding=1, platform="cpu")
-    assert [step.algorithm for step in strided.input_grad] == ["phases", "direct"]
+    assert [step.algorithm for step in strided.input_grad] == ["phases", "patches"]
     options: Any = {"groups": 32, "stride": 2, "padding": 1, "platform": "cpu"}
     grouped = jc.explain((1, 128, 56, 56), (128, 4, 3, 3), **options)
     assert [step.algorithm for step in grouped.input_grad] == ["phases", "shift"]

@@ -7,6 +7,7 @@ out as one expression; the axes within a row stay apart until the end.
 
 import math
 import operator
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import Array
@@ -14,14 +15,20 @@ from jax import Array
 from .._form import Problem
 from .._geometry import Geometry
 from . import _regions
+from ._apart import apart
 from ._cast import cast
-from ._frame import blocks, framed, residues, result_dtype, sum_dtype, total
+from ._frame import Frame, blocks, framed, residues, result_dtype, sum_dtype, total
 from ._regions import Region, is_padded, read_frames, regions, whole
-from ._rows import Axis, Multiply, frames, line_sums, row_sums
+from ._rows import Axis, Multiply, frames, line_sums, positions, row_sums
 
 #: Most sums of rows that it is taken apart into, lest an image be padded, and most taps of one:
 #: compile time grows with them.
 MOST_SUMS, MOST_IN_A_ROW = 70, 4
+#: A cache: so many lines to a set, and bytes after which sets come again.
+WAYS, PAGE = 12, 2**12
+#: How many times as many positions are too many; channels that keep them apart; the largest image,
+#: in bytes, that is copied to have them.
+MOST_OVER, LANES, MOST_COPIED = 3, 16, 14 * 2**20
 
 
 def kernel_grad(axes: list[Axis], problem: Problem, x: Array, y: Array) -> Array:
@@ -29,11 +36,26 @@ def kernel_grad(axes: list[Axis], problem: Problem, x: Array, y: Array) -> Array
     form, dtype = problem.form, sum_dtype(problem)
     x, y = cast(x, dtype), cast(y, dtype)
     if form.layout.channels_last:
-        w = _channels_last(x, y, axes, form.geometry)
+        channels, more = x.shape[-1], _more(x, axes)
+        if more:
+            lanes = [Frame(x.ndim - 1, 0, channels + more)]
+            x, y = (apart(lambda image: framed(image, lanes), image) for image in (x, y))
+        w = _channels_last(x, y, axes, form.geometry)[..., :channels]
     else:
         w = _channels_first(x, y, axes, _pairs(*blocks(form, problem.shapes, "kernel_grad")))
     shape = form.result_shape("kernel_grad", *problem.shapes)
     return cast(w.reshape(shape), result_dtype(problem))
+
+
+def _more(x: Array, axes: Sequence[Axis]) -> int:
+    """Channels of zeros that are put behind those of images, lest the positions that a vector is
+    summed over lie in a few sets of the cache, which hold far fewer."""
+    size = x.shape[-1] * x.dtype.itemsize
+    held = WAYS * (PAGE // math.gcd(size, PAGE))
+    aliased = positions(axes) > MOST_OVER * held
+    return (
+        LANES if aliased and len(axes) < 3 and math.prod(x.shape[:-1]) * size <= MOST_COPIED else 0
+    )
 
 
 def _pairs(groups: int, inputs: int, outputs: int) -> Multiply:

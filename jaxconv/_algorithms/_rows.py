@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -70,6 +71,19 @@ def tap_cuts(
 def nested(terms: Sequence[Array], inner: int) -> Array:
     """The sum, runs of `inner` terms first: short chains of additions overlap in the processor."""
     return total([total(terms[at : at + inner]) for at in range(0, len(terms), inner)])
+
+
+def positions(axes: Sequence[Axis]) -> int:
+    """Of both operands, channels last: those that a vector of one loop is summed over."""
+    *others, row = axes
+    if not others:
+        rows, taps = min(MOST_ROWS, row.taken // SHORTEST_LINE), len(row.cuts)
+    else:
+        rows, taps = (
+            min(max(row.taken, FEW_ROWS), MOST_ROWS),
+            math.prod(len(a.cuts) for a in others),
+        )
+    return rows * (1 + min(taps, MOST_TOGETHER, max(1, MOST_PRODUCTS // max(rows, 1))))
 
 
 def line_sums(

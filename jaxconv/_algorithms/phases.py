@@ -101,9 +101,9 @@ def _is_one_by_one(problem: Problem) -> bool:
         return surplus > MOST_SURPLUS and inputs >= MANY_OF_EVEN and products >= LEAST_OF_EVEN
     if geometry.groups > 1:
         return inputs > FEW_OF_GROUP
-    if _taps(geometry) == (3, 3) and inputs <= FEW_IN_TILES and outputs > LEAST_IN_TILES:
-        if math.prod(geometry.output) >= LEAST_TILED:
-            return False  # Winograd's tiles take them.
+    some = inputs <= FEW_IN_TILES and outputs > LEAST_IN_TILES
+    if _taps(geometry) == (3, 3) and some and math.prod(geometry.output) >= LEAST_TILED:
+        return False  # Winograd's tiles take them.
     many = MANY_SUMMED[problem.form.layout.channels_last]
     return inputs > (FEW_OF_MANY if outputs >= many else FEW_CHANNELS)
 
