@@ -13,7 +13,7 @@ import numpy as np
 
 from ._algorithms import batches, kn2row
 from ._algorithms._apart import MOST_UNROLLED
-from ._algorithms._frame import blocks, sum_dtype
+from ._algorithms._frame import MOST_BLOCK, blocks, sum_dtype
 from ._algorithms._library import factor_dtype, is_for
 from ._arrays import HALF
 from ._form import PROJECTIONS, Problem
@@ -86,30 +86,49 @@ def is_little(problem: Problem) -> bool:
 @for_cpu
 def is_large(problem: Problem) -> bool:
     """More images than there is memory at hand for, to be computed by what holds copies besides."""
-    whole = batches.image_bytes(problem)
-    held = 2 * whole if _is_widened_and_framed(problem) else whole
-    if held <= batches.MOST_WHOLE or (parts := len(batches.parts(problem))) == 1:
+    whole, gradient = batches.image_bytes(problem), problem.projection == "kernel_grad"
+    most = 2 * whole + MOST_BLOCK if gradient else whole
+    if most < batches.MOST_WHOLE or (parts := len(batches.parts(problem))) == 1:
         return False
     if problem.choose is None:
         raise TypeError(f"a problem of many images needs a choice for a few; got {problem}")
-    geometry, name = problem.form.geometry, problem.choose(batches.part(problem))[0].name
-    if problem.projection == "kernel_grad":
-        # XLA's own copies plain lines only, and many products outweigh any copy.
-        lines = ("direct",) if geometry.stride == (1,) else ()
-        copying = ("patches", "kn2row", "groups", "grouped", *lines)
-        short = geometry.rank < 3 and math.prod(geometry.window) <= 25
-        return name == "shift" or (name in copying and short and whole > batches.MOST_WHOLE)
+    name = problem.choose(batches.part(problem))[0].name
+    if gradient:
+        return _is_large_gradient(problem, name)
     if parts <= MOST_UNROLLED:
         return False
     read = math.prod(problem.shapes[0]) * sum_dtype(problem).itemsize
     if name == "shift":
         # A result that outweighs what is read is better filled once, by both cores.
-        spread = problem.projection == "input_grad" and max(geometry.stride) > 1
+        spread = problem.projection == "input_grad" and max(problem.form.geometry.stride) > 1
         return read > batches.MOST_WHOLE and not spread
     if name == "matmul":
-        several = math.prod(geometry.window) > 1
+        several = math.prod(problem.form.geometry.window) > 1
         return several and max(read, whole - read) > batches.MOST_WHOLE
     return name == "grouped"
+
+
+def _is_large_gradient(problem: Problem, name: str) -> bool:
+    """Kernel gradients by an algorithm of which operands, or what it holds besides, are large: the
+    image framed, in many cases twice, and a block of what is written out."""
+    geometry, last = problem.form.geometry, problem.form.layout.channels_last
+    whole = batches.image_bytes(problem)
+    if name == "shift":
+        _, *pair = blocks(problem.form, problem.shapes, problem.projection)
+        twice = last and max(pair) > 1  # Turned to have channels first.
+        if not twice:
+            held = 2 * whole if _is_widened_and_framed(problem) else whole
+            return held > batches.MOST_WHOLE
+    else:
+        # XLA's own copies plain lines only, and many products outweigh any copy.
+        lines = ("direct",) if geometry.stride == (1,) else ()
+        short = geometry.rank < 3 and math.prod(geometry.window) <= 25
+        if not short or name not in ("patches", "kn2row", "groups", "grouped", *lines):
+            return False
+        # By residues, those of groups where they are turned.
+        twice = max(geometry.stride) > 1 and last == (geometry.groups > 1)
+    read = math.prod(problem.shapes[0]) * sum_dtype(problem).itemsize
+    return max(whole, read * (2 if twice else 1) + MOST_BLOCK) >= batches.MOST_WHOLE
 
 
 def _is_widened_and_framed(problem: Problem) -> bool:
