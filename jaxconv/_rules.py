@@ -125,8 +125,8 @@ def _is_large_gradient(problem: Problem, name: str) -> bool:
         short = geometry.rank < 3 and math.prod(geometry.window) <= 25
         if not short or name not in ("patches", "kn2row", "groups", "grouped", *lines):
             return False
-        # By residues, those of groups where they are turned.
-        twice = max(geometry.stride) > 1 and last == (geometry.groups > 1)
+        # Framed and cut into residues, but for groups as they lie.
+        twice = max(geometry.stride) > 1 and (last or geometry.groups == 1)
     read = math.prod(problem.shapes[0]) * sum_dtype(problem).itemsize
     return max(whole, read * (2 if twice else 1) + MOST_BLOCK) >= batches.MOST_WHOLE
 
