@@ -57,10 +57,11 @@ def refuses(problem: Problem) -> str | None:
 def window_argmax(problem: Problem, x: Array) -> Array:
     """Flat position of each window's first greatest element, rows first, NaN the greatest."""
     geometry = problem.form.geometry
-    if is_by_regions(problem):
+    parts = regions(geometry, windows=True)
+    if is_by_regions(problem) and len(parts) > 1:
         where = jnp.zeros(problem.form.output_shape(x.shape), np.int32)
         x, outside = comparable(x)
-        for region in regions(geometry, windows=True):
+        for region in parts:
             found = _winners(geometry, region, outside, x)
             where = lax.dynamic_update_slice(where, found, starts(region))
         return where
