@@ -94,7 +94,8 @@ def _is_one_by_one(problem: Problem) -> bool:
     if math.prod(geometry.stride) > MOST_RESIDUES:
         return False
     if all(k % s == 0 for k, s in zip(geometry.window, geometry.stride, strict=True)):
-        held = math.prod(_deep(geometry).spatial) * math.prod(geometry.stride)
+        counts = (quotients(geometry, *pair)[1] for pair in enumerate(_leads(geometry)))
+        held = math.prod(counts) * math.prod(geometry.stride)
         surplus = held / math.prod(geometry.spatial)
         products = math.prod((problem.shapes[0][0], inputs, outputs, *geometry.output))
         products *= math.prod(geometry.window)
